@@ -1,0 +1,66 @@
+"""The exceptions of medseg. Every message is one line: what, where, expected, found, what to do next.
+
+MedsegError                 anything this package refuses to do
+├── UsageError              an argument that cannot be used
+├── DataError               a file or dataset that cannot be used
+│   ├── FileUnreadableError     missing, truncated, or not what its name says
+│   ├── GeometryError           grids that differ or make no sense
+│   └── LabelError              label values that were not declared
+├── DocumentError           a plan, fingerprint or manifest that does not parse
+├── ModelError              weights that are missing, damaged, or do not fit the plan
+├── StorageError            no space, or no right to write
+└── CasesFailedError        some cases failed while the others were done
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+
+class MedsegError(Exception):
+    """Base of every error that medseg raises on purpose."""
+
+
+class UsageError(MedsegError, ValueError):
+    """An argument that cannot be used as it is."""
+
+
+class DataError(MedsegError):
+    """A file or dataset that cannot be used as it is."""
+
+
+class FileUnreadableError(DataError):
+    """A file that is missing, truncated, or not what its name says."""
+
+
+class GeometryError(DataError):
+    """Two grids that should be equal and are not, or a grid that makes no sense."""
+
+
+class LabelError(DataError):
+    """A label value that the dataset does not declare."""
+
+
+class DocumentError(MedsegError):
+    """A JSON or YAML document that does not hold what its kind must hold."""
+
+
+class ModelError(MedsegError):
+    """Weights that are missing, damaged, or do not fit their plan."""
+
+
+class StorageError(MedsegError):
+    """Nothing could be written: no space left, or no right to write."""
+
+
+class CasesFailedError(MedsegError):
+    """Some cases failed; the others were done.
+
+    ``failures`` maps the name of each failed case to its one-line reason.
+    """
+
+    def __init__(self, what: str, failures: Mapping[str, str], total: int) -> None:
+        self.failures = dict(failures)
+        self.total = total
+        lines = "".join(f"\n  {case}: {reason}" for case, reason in self.failures.items())
+        super().__init__(f"{what}: {len(self.failures)} of {total} cases failed{lines}")

@@ -1,0 +1,187 @@
+"""What label values mean: names and file values outside, consecutive indices inside.
+
+Files may hold any integers. Inside, background is 0, the declared values in ascending order are 1..n, and the ignore
+label (voxels nobody annotated) is n + 1. ``encode`` and ``decode`` go between the two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from medseg.errors import DocumentError, LabelError
+
+BACKGROUND_NAME = "background"
+IGNORE_NAME = "ignore"
+
+
+@dataclass(frozen=True)
+class LabelSet:
+    """The labels of a dataset.
+
+    Attributes:
+        classes: foreground name to the file values it covers, in declared order. One value each for plain labels;
+            where any class covers several, classes are regions that may overlap.
+        background: file value of background.
+        ignore: file value of voxels without annotation, if there are any.
+        region_order: for regions, the file value written for each class, later ones over earlier ones.
+
+    Raises:
+        DocumentError: no classes, a value declared twice, or a region order that does not fit.
+    """
+
+    classes: dict[str, tuple[int, ...]]
+    background: int = 0
+    ignore: int | None = None
+    region_order: tuple[int, ...] | None = field(default=None)
+
+    def __post_init__(self) -> None:
+        if not self.classes:
+            raise DocumentError("labels: no foreground label is declared; add at least one name with its value")
+        if any(not values for values in self.classes.values()):
+            raise DocumentError(f"labels: a class without values in {self.classes}; give it at least one")
+        taken = [value for values in self.classes.values() for value in values]
+        if self.background in taken or self.ignore in taken or self.ignore == self.background:
+            raise DocumentError("labels: background and ignore need values of their own")
+        if not self.has_regions and len(set(taken)) != len(taken):
+            raise DocumentError(f"labels: a value stands for two names in {self.classes}; give each its own")
+        if self.has_regions:
+            if self.region_order is None or len(self.region_order) != len(self.classes):
+                raise DocumentError(f"labels: regions need regions_class_order with {len(self.classes)} values")
+            strange = set(self.region_order) - set(taken)
+            if strange:
+                raise DocumentError(f"labels: regions_class_order names {sorted(strange)}, which no class covers")
+
+    @classmethod
+    def parse(cls, labels: Mapping[str, Any], region_order: Sequence[int] | None = None) -> LabelSet:
+        """Read a ``labels`` entry: name to value or list of values (nnU-Net), or value to name (MSD).
+
+        Raises:
+            DocumentError: the entry is neither.
+        """
+        try:
+            if labels and all(isinstance(value, str) for value in labels.values()):
+                entries: dict[str, Any] = {str(name): int(value) for value, name in labels.items()}
+                if len(entries) != len(labels):
+                    raise DocumentError(f"labels: a name is used twice in {dict(labels)}")
+            else:
+                entries = dict(labels)
+            parsed = {
+                str(name): tuple(map(_integer, value)) if isinstance(value, list | tuple) else (_integer(value),)
+                for name, value in entries.items()
+            }
+        except (TypeError, ValueError) as error:
+            raise DocumentError(f"labels: expected name to integer value(s), found {dict(labels)}") from error
+        by_lower = {name.lower(): name for name in parsed}
+        background = parsed.pop(by_lower.get(BACKGROUND_NAME, BACKGROUND_NAME), (0,))
+        ignore = parsed.pop(by_lower.get(IGNORE_NAME, IGNORE_NAME), None)
+        if len(background) != 1 or (ignore is not None and len(ignore) != 1):
+            raise DocumentError("labels: background and ignore are single values")
+        if not any(len(values) > 1 for values in parsed.values()):
+            region_order = None
+        order = None if region_order is None else tuple(map(_integer, region_order))
+        return cls(parsed, background[0], None if ignore is None else ignore[0], order)
+
+    @cached_property
+    def values(self) -> tuple[int, ...]:
+        """File values of the foreground in ascending order; index i + 1 inside stands for ``values[i]``."""
+        return tuple(sorted({value for values in self.classes.values() for value in values}))
+
+    @property
+    def has_regions(self) -> bool:
+        """Whether classes are regions (several values each, possibly overlapping)."""
+        return any(len(values) > 1 for values in self.classes.values())
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Foreground names in declared order."""
+        return tuple(self.classes)
+
+    @property
+    def ignore_index(self) -> int | None:
+        """Index inside of voxels without annotation."""
+        return None if self.ignore is None else len(self.values) + 1
+
+    @property
+    def output_count(self) -> int:
+        """Channels of the network's output: one a region, or background and one a label."""
+        return len(self.classes) if self.has_regions else 1 + len(self.values)
+
+    @property
+    def entry_count(self) -> int:
+        """Entries as nnU-Net counts them: background, classes, and ignore if declared."""
+        return 1 + len(self.classes) + (self.ignore is not None)
+
+    @property
+    def class_indices(self) -> tuple[tuple[int, ...], ...]:
+        """For each class, in declared order, the indices inside that it covers."""
+        return tuple(tuple(self.values.index(value) + 1 for value in values) for values in self.classes.values())
+
+    @property
+    def region_order_indices(self) -> tuple[int, ...]:
+        """For regions, the index inside that is written for each class."""
+        return tuple(self.values.index(value) + 1 for value in self.region_order or ())
+
+    @property
+    def meaning(self) -> dict[str, int | tuple[int, ...]]:
+        """Name to file value (or values, for regions): what a mask written with these labels holds."""
+        return {name: values[0] if len(values) == 1 else values for name, values in self.classes.items()}
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The smallest integer type that holds every file value."""
+        lowest = min(self.background, *self.values)
+        highest = max(self.background, *self.values, self.ignore or 0)
+        for dtype in (np.uint8, np.uint16, np.int16, np.int32):
+            if np.iinfo(dtype).min <= lowest and highest <= np.iinfo(dtype).max:
+                return np.dtype(dtype)
+        return np.dtype(np.int64)
+
+    def encode(self, array: np.ndarray, where: str) -> np.ndarray:
+        """File values to indices inside, int16, same shape. ``where`` names the case for the error.
+
+        Raises:
+            LabelError: a value that is not declared; names the values and how many voxels hold them.
+        """
+        known = {self.background: 0, **{value: i + 1 for i, value in enumerate(self.values)}}
+        if self.ignore is not None and self.ignore_index is not None:
+            known[self.ignore] = self.ignore_index
+        found, inverse = _unique_inverse(array)
+        strange = [i for i, value in enumerate(found.tolist()) if value not in known]
+        if strange:
+            counts = np.bincount(inverse.ravel(), minlength=len(found))
+            listed = ", ".join(f"{found[i]} ({counts[i]} voxels)" for i in strange[:5])
+            raise LabelError(
+                f"{where}: label values that the dataset does not declare: {listed}{' ...' if len(strange) > 5 else ''};"
+                f" declared are {sorted(known)}; declare them or correct the mask"
+            )
+        return np.array([known[value] for value in found.tolist()], dtype=np.int16)[inverse].reshape(array.shape)
+
+    def decode(self, indices: np.ndarray) -> np.ndarray:
+        """Indices inside back to file values, in the smallest type that holds them, same shape."""
+        values = [self.background, *self.values]
+        if self.ignore is not None:
+            values.append(self.ignore)
+        return np.array(values, dtype=self.dtype)[indices]
+
+
+def _integer(value: Any) -> int:
+    if isinstance(value, bool) or int(value) != float(value):
+        raise ValueError(f"{value!r} is not an integer")
+    return int(value)
+
+
+def _unique_inverse(array: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Distinct values and, for each voxel, which; a table lookup instead of a sort for the usual small ranges."""
+    low, high = int(array.min(initial=0)), int(array.max(initial=0))
+    if high - low < 70_000:
+        shifted = array.astype(np.int64) - low
+        present = np.flatnonzero(np.bincount(shifted.ravel(), minlength=1))
+        lookup = np.zeros(high - low + 1, dtype=np.int32)
+        lookup[present] = np.arange(len(present), dtype=np.int32)
+        return present + low, lookup[shifted]
+    return np.unique(array, return_inverse=True)
