@@ -74,3 +74,29 @@ def stage_shapes(spec: NetworkSpec, patch_size: tuple[int, ...]) -> tuple[tuple[
         shape = tuple(-(-size // step) for size, step in zip(shape, stride, strict=True))
         shapes.append(shape)
     return tuple(shapes)
+
+
+def feature_map_elements(spec: NetworkSpec, patch_size: tuple[int, ...], outputs: int) -> int:
+    """Numbers that the feature maps of one sample hold, from first convolution to output: the memory estimate.
+
+    Counted is what every convolution and upsampling writes; the input and the batch are not. ``outputs`` are the
+    channels of the last layer, which a network of a single resolution does not have in this count.
+    """
+    voxels = [prod(shape) for shape in stage_shapes(spec, patch_size)]
+    total = spec.features[0] * prod(patch_size) if spec.family == "residual_unet" else 0
+    for stage in range(spec.stages):
+        total += _encoder_maps(spec, stage) * spec.features[stage] * voxels[stage]
+        if stage < spec.stages - 1:
+            upsampled_and_convolved = 1 + spec.decoder_blocks[stage]
+            total += upsampled_and_convolved * spec.features[stage] * voxels[stage]
+    return total + (outputs * voxels[0] if spec.stages > 1 else 0)
+
+
+def _encoder_maps(spec: NetworkSpec, stage: int) -> int:
+    """Feature maps that the encoder writes at a stage; a residual block projects its input where the size changes."""
+    blocks = spec.encoder_blocks[stage]
+    if spec.family == "plain_unet":
+        return blocks
+    incoming = spec.features[max(stage - 1, 0)]
+    projects = incoming != spec.features[stage] or any(step > 1 for step in spec.strides[stage])
+    return 2 * blocks + projects

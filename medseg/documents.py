@@ -8,6 +8,7 @@ a file has a ``version`` field; a file of another version is refused by name.
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import json
 import math
 import os
@@ -109,9 +110,11 @@ def _parse_dataclass(kind: Any, value: Any, where: str) -> Any:
     _expect(isinstance(value, dict), where, "an object", value)
     hints = typing.get_type_hints(kind)
     fields = {field.name: field for field in dataclasses.fields(kind)}
-    unknown = sorted(set(value) - set(fields))
+    unknown = sorted(str(key) for key in value if key not in fields)
     if unknown:
-        raise DocumentError(f"{where}: unknown field {unknown[0]!r}; known are {', '.join(fields)}")
+        near = difflib.get_close_matches(unknown[0], fields, n=1)
+        hint = f"did you mean {near[0]!r}? known are" if near else "known are"
+        raise DocumentError(f"{where}: unknown field {unknown[0]!r}; {hint} {', '.join(fields)}")
     parsed = {}
     for name, field in fields.items():
         if name in value:
@@ -122,9 +125,7 @@ def _parse_dataclass(kind: Any, value: Any, where: str) -> Any:
             raise DocumentError(f"{where}: field {name!r} is missing")
     try:
         return kind(**parsed)
-    except DocumentError:
-        raise
-    except ValueError as error:
+    except (DocumentError, ValueError) as error:
         raise DocumentError(f"{where}: {error}") from error
 
 
@@ -138,7 +139,9 @@ def _parse_union(kinds: tuple[Any, ...], value: Any, where: str) -> Any:
                 return _parse(kind, value, where)
             except DocumentError as error:
                 problems.append(error)
-    raise problems[0]
+    # The kind that got furthest inside the value is the one that was meant.
+    deeper = [problem for problem in problems if not str(problem).startswith(f"{where}: expected ")]
+    raise (deeper or problems)[0]
 
 
 def _parse_tuple(kinds: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:

@@ -16,6 +16,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+_LISTED = 10  # failed cases in a message; all of them are in ``failures``
+
 
 class MedsegError(Exception):
     """Base of every error that medseg raises on purpose."""
@@ -62,5 +64,6 @@ class CasesFailedError(MedsegError):
     def __init__(self, what: str, failures: Mapping[str, str], total: int) -> None:
         self.failures = dict(failures)
         self.total = total
-        lines = "".join(f"\n  {case}: {reason}" for case, reason in self.failures.items())
-        super().__init__(f"{what}: {len(self.failures)} of {total} cases failed{lines}")
+        listed = [f"\n  {case}: {reason}" for case, reason in self.failures.items()]
+        more = f"\n  and {len(listed) - _LISTED} more" if len(listed) > _LISTED else ""
+        super().__init__(f"{what}: {len(listed)} of {total} cases failed{''.join(listed[:_LISTED])}{more}")

@@ -17,6 +17,9 @@ from medseg.errors import DocumentError, LabelError
 
 BACKGROUND_NAME = "background"
 IGNORE_NAME = "ignore"
+# Values that lie closer together than this are looked up in a table, others sorted.
+_LARGEST_TABLE = 70_000
+_UNKNOWN = -1
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,10 @@ class LabelSet:
             raise DocumentError(f"labels: a class without values in {self.classes}; give it at least one")
         taken = [value for values in self.classes.values() for value in values]
         if self.background in taken or self.ignore in taken or self.ignore == self.background:
-            raise DocumentError("labels: background and ignore need values of their own")
+            raise DocumentError(
+                f"labels: background ({self.background}){'' if self.ignore is None else f' and ignore ({self.ignore})'}"
+                f" need values of their own, found {self.classes}; call the name of that value background"
+            )
         if not self.has_regions and len(set(taken)) != len(taken):
             raise DocumentError(f"labels: a value stands for two names in {self.classes}; give each its own")
         if self.has_regions:
@@ -68,6 +74,9 @@ class LabelSet:
                 entries: dict[str, Any] = {str(name): int(value) for value, name in labels.items()}
                 if len(entries) != len(labels):
                     raise DocumentError(f"labels: a name is used twice in {dict(labels)}")
+                if not any(name.lower() == BACKGROUND_NAME for name in entries):
+                    # Listed by value, 0 is background whatever it is called.
+                    entries = {name if value else BACKGROUND_NAME: value for name, value in entries.items()}
             else:
                 entries = dict(labels)
             parsed = {
@@ -134,8 +143,8 @@ class LabelSet:
     @property
     def dtype(self) -> np.dtype:
         """The smallest integer type that holds every file value."""
-        lowest = min(self.background, *self.values)
-        highest = max(self.background, *self.values, self.ignore or 0)
+        values = (self.background, *self.values, *(() if self.ignore is None else (self.ignore,)))
+        lowest, highest = min(values), max(values)
         for dtype in (np.uint8, np.uint16, np.int16, np.int32):
             if np.iinfo(dtype).min <= lowest and highest <= np.iinfo(dtype).max:
                 return np.dtype(dtype)
@@ -150,16 +159,16 @@ class LabelSet:
         known = {self.background: 0, **{value: i + 1 for i, value in enumerate(self.values)}}
         if self.ignore is not None and self.ignore_index is not None:
             known[self.ignore] = self.ignore_index
-        found, inverse = _unique_inverse(array)
-        strange = [i for i, value in enumerate(found.tolist()) if value not in known]
-        if strange:
-            counts = np.bincount(inverse.ravel(), minlength=len(found))
-            listed = ", ".join(f"{found[i]} ({counts[i]} voxels)" for i in strange[:5])
+        indices = _look_up(array, known)
+        strange = indices == _UNKNOWN
+        if strange.any():
+            counts = value_counts(array[strange])
+            listed = ", ".join(f"{value} ({count} voxels)" for value, count in list(counts.items())[:5])
             raise LabelError(
-                f"{where}: label values that the dataset does not declare: {listed}{' ...' if len(strange) > 5 else ''};"
+                f"{where}: label values that the dataset does not declare: {listed}{' ...' if len(counts) > 5 else ''};"
                 f" declared are {sorted(known)}; declare them or correct the mask"
             )
-        return np.array([known[value] for value in found.tolist()], dtype=np.int16)[inverse].reshape(array.shape)
+        return indices
 
     def decode(self, indices: np.ndarray) -> np.ndarray:
         """Indices inside back to file values, in the smallest type that holds them, same shape."""
@@ -175,13 +184,29 @@ def _integer(value: Any) -> int:
     return int(value)
 
 
-def _unique_inverse(array: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Distinct values and, for each voxel, which; a table lookup instead of a sort for the usual small ranges."""
+def value_counts(array: np.ndarray) -> dict[int, int]:
+    """Each value of an integer array and how often it occurs, in ascending order."""
     low, high = int(array.min(initial=0)), int(array.max(initial=0))
-    if high - low < 70_000:
-        shifted = array.astype(np.int64) - low
-        present = np.flatnonzero(np.bincount(shifted.ravel(), minlength=1))
-        lookup = np.zeros(high - low + 1, dtype=np.int32)
-        lookup[present] = np.arange(len(present), dtype=np.int32)
-        return present + low, lookup[shifted]
-    return np.unique(array, return_inverse=True)
+    if high - low > _LARGEST_TABLE:
+        values, counts = np.unique(array, return_counts=True)
+        return dict(zip(values.tolist(), counts.tolist(), strict=True))
+    counts = np.zeros(high - low + 1, dtype=np.int64)
+    for plane in array:  # one at a time, since bincount makes a copy in 64 bits
+        counts += np.bincount(np.ravel(plane).astype(np.int64) - low, minlength=len(counts))
+    present = np.flatnonzero(counts)
+    return dict(zip((present + low).tolist(), counts[present].tolist(), strict=True))
+
+
+def _look_up(array: np.ndarray, known: Mapping[int, int]) -> np.ndarray:
+    """Each value's entry in ``known`` as int16, ``_UNKNOWN`` where it has none."""
+    low, high = int(array.min(initial=0)), int(array.max(initial=0))
+    if max(high, 0) - min(low, 0) > _LARGEST_TABLE:
+        values, inverse = np.unique(array, return_inverse=True)
+        table = np.array([known.get(value, _UNKNOWN) for value in values.tolist()], dtype=np.int16)
+        return table[inverse].reshape(array.shape)
+    # Negative values find their place from the end, as Python's negative indices do.
+    table = np.full(max(high + 1, 0) - min(low, 0), _UNKNOWN, dtype=np.int16)
+    for value, index in known.items():
+        if low <= value <= high:
+            table[value] = index
+    return table[array]

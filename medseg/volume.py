@@ -81,7 +81,7 @@ class Geometry:
     affine: npt.NDArray[np.float64] = field(repr=False)
 
     def __post_init__(self) -> None:
-        affine = np.array(self.affine, dtype=np.float64)
+        affine = np.array(self.affine, dtype=np.float64) + 0.0  # -0.0 becomes 0.0: equal grids have equal bytes
         if len(self.shape) != 3 or min(self.shape) < 1:
             raise GeometryError(f"a grid needs three positive sizes (Z, Y, X), found {tuple(self.shape)}")
         if affine.shape != (4, 4) or not np.isfinite(affine).all() or not np.allclose(affine[3], (0, 0, 0, 1)):

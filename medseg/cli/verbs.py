@@ -1,0 +1,146 @@
+"""What some verbs put together before they print: text and JSON from the library's results."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from medseg.progress import Progress
+
+_SHOWN = {
+    "dice": "Dice",
+    "iou": "IoU",
+    "hausdorff95_mm": "HD95 mm",
+    "assd_mm": "ASSD mm",
+    "surface_dice": "surface Dice",
+}
+_PACKAGES = ("numpy", "scipy", "torch", "monai", "nibabel", "SimpleITK", "pydicom", "blosc2", "dask")
+
+
+def summary_text(evaluation: Any) -> str:
+    """Mean of the main metrics of each label over cases, and over labels, as a table for the terminal."""
+    from medseg.evaluation.summary import foreground_mean, summarize
+
+    summary = summarize(evaluation.table)
+    means = summary.pivot(index="label", columns="metric", values="mean").reindex(summary["label"].unique())
+    rows = [(str(label), [means.loc[label, metric] for metric in _SHOWN]) for label in means.index]
+    overall = foreground_mean(summary).set_index("metric")["mean"]
+    rows.append(("mean of labels", [overall[metric] for metric in _SHOWN]))
+    width = max(len(name) for name, _ in rows)
+    lines = ["  ".join([" " * width, *(f"{title:>12}" for title in _SHOWN.values())])]
+    lines += ["  ".join([f"{name:<{width}}", *(f"{value:>12.4f}" for value in values)]) for name, values in rows]
+    return "\n".join(lines)
+
+
+@dataclass(frozen=True, eq=False)
+class EvaluationResult:
+    """A comparison, and the page about it if one was asked for."""
+
+    evaluation: Any
+    report: Path | None
+
+
+def run_evaluation(
+    predictions: Path,
+    references: Path,
+    output: Path | None,
+    labels: Path | None,
+    tolerance_mm: float,
+    images: Path | None,
+    workers: int | str,
+    progress: Progress,
+) -> EvaluationResult:
+    """Compare masks with references; with an output folder, write tables and the report there."""
+    from medseg import io
+    from medseg.evaluation import evaluate_folders, write_tables
+
+    evaluation = evaluate_folders(
+        predictions, references, labels=labels, tolerance_mm=tolerance_mm, workers=workers, progress=progress
+    )
+    if output is None:
+        return EvaluationResult(evaluation, None)
+    from medseg.report import evaluation_report
+
+    write_tables(evaluation, output)
+    scans = {}
+    if images is not None:
+        scans = {io.name_of(path).removesuffix("_0000"): path for path in sorted(images.iterdir())}
+    facts = {"Predictions": str(predictions), "References": str(references)}
+    return EvaluationResult(evaluation, evaluation_report(evaluation, output, images=scans, facts=facts))
+
+
+@dataclass(frozen=True)
+class DoctorReport:
+    """What the doctor has to say: for people, for programs, and whether the dataset cannot be used as it is."""
+
+    text: str
+    document: dict[str, Any]
+    unusable: bool = False
+
+
+def describe_machine() -> DoctorReport:
+    """This machine, its devices, and the versions of what matters."""
+    import psutil
+    import torch
+
+    from medseg import __version__
+    from medseg.device import choose_device, choose_precision, describe
+
+    device = choose_device("auto")
+    precision = choose_precision("auto", device)
+    memory = psutil.virtual_memory()
+    document = {
+        "medseg": __version__,
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "cores": psutil.cpu_count(logical=False) or psutil.cpu_count(),
+        "memory_gb": round(memory.total / 1e9, 1),
+        "memory_free_gb": round(memory.available / 1e9, 1),
+        "cuda_devices": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
+        "computes_with": describe(device, precision),
+        "packages": {name: metadata.version(name) for name in _PACKAGES},
+    }
+    lines = [
+        f"{name}: {', '.join(map(str, value)) or 'none'}" if isinstance(value, list) else f"{name}: {value}"
+        for name, value in document.items()
+        if name != "packages"
+    ]
+    lines.append("packages: " + ", ".join(f"{name} {version}" for name, version in document["packages"].items()))
+    return DoctorReport("\n".join(lines), document)
+
+
+def examine_dataset(path: Path, root: Path | None, progress: Progress) -> DoctorReport:
+    """Every problem of a dataset or folder, the worst first."""
+    from medseg.integrity import examine
+
+    findings = examine(path, root=root, progress=progress)
+    order = {"error": 0, "warning": 1, "note": 2}
+    ranked = sorted(findings, key=lambda finding: order[finding.severity])
+    lines = []
+    for finding in ranked:
+        where = ": ".join(str(part) for part in (finding.case, finding.file) if part)
+        lines.append(f"{finding.severity.upper():8}{where}: {finding.problem}")
+        if finding.remedy:
+            lines.append(f"        -> {finding.remedy}")
+    errors = sum(finding.severity == "error" for finding in findings)
+    warnings = sum(finding.severity == "warning" for finding in findings)
+    lines.append(f"{errors} errors, {warnings} warnings" if findings else "nothing to complain about")
+    document = {
+        "dataset": str(path),
+        "errors": errors,
+        "warnings": warnings,
+        "findings": [
+            {
+                "severity": finding.severity,
+                "case": finding.case,
+                "file": None if finding.file is None else str(finding.file),
+                "problem": finding.problem,
+                "remedy": finding.remedy,
+            }
+            for finding in ranked
+        ],
+    }
+    return DoctorReport("\n".join(lines), document, unusable=errors > 0)

@@ -1,0 +1,272 @@
+"""Folds from start to end: prepare what is missing, train, predict the held-out cases, measure them.
+
+Each part is found again when it is done, so a run that stopped anywhere goes on there.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import psutil
+import torch
+
+from medseg import documents, io, store
+from medseg.device import choose_device, choose_precision, describe
+from medseg.errors import CasesFailedError, DocumentError, UsageError
+from medseg.evaluation import Evaluation, Pair, Pairing, evaluate_pairs, write_tables
+from medseg.model import MODEL_FILE, WEIGHTS_FILE, ModelDocument, fold_folder, load_model
+from medseg.planning.plan import Configuration
+from medseg.prediction import DEFAULT_SETTINGS, Job, PredictionSettings, Predictor, predict_cases
+from medseg.progress import Progress, silent
+from medseg.report import training_plot
+from medseg.training.loop import PROGRESS_FILE, Run, Trainer, seconds_per_sample, train_network
+from medseg.training.pretrained import load_pretrained
+from medseg.training.recipe import (
+    DEFAULT_EPOCHS,
+    EPOCH_ITERATIONS,
+    SMALLEST_BATCH,
+    Recipe,
+    recipe_for_budget,
+    recipe_for_iterations,
+)
+from medseg.training.sampling import InMemoryCase, PatchSource
+from medseg.workspace import Workspace, preprocess
+
+RUN_FILE = "run.json"
+VALIDATION_FOLDER = "validation"
+# Prepared cases are held in memory while they take at most this part of what is free; else patches come from disk.
+MEMORY_SHARE = 0.5
+# Part of a budget that goes into iterations; the rest is for points of the learning curve and checkpoints.
+BUDGET_SHARE = 0.95
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Length:
+    """How long to train: at most one of these; by default nnU-Net's 1000 epochs.
+
+    Raises:
+        UsageError: more than one is given.
+    """
+
+    epochs: int | None = None
+    iterations: int | None = None
+    budget_seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        if sum(value is not None for value in (self.epochs, self.iterations, self.budget_seconds)) > 1:
+            raise UsageError("--epochs, --iterations and --budget each say how long to train; give one of them")
+
+    @property
+    def steps(self) -> int | None:
+        """Iterations, if they were asked for."""
+        return self.iterations if self.epochs is None else self.epochs * EPOCH_ITERATIONS
+
+
+@dataclass(frozen=True, eq=False)
+class FoldResult:
+    """A trained and validated fold: its folder, and its held-out cases compared with their references."""
+
+    folder: Path
+    evaluation: Evaluation
+
+
+def train(
+    workspace: str | os.PathLike[str] | Workspace,
+    configuration: str | None = None,
+    fold: int = 0,
+    *,
+    epochs: int | None = None,
+    iterations: int | None = None,
+    budget_seconds: float | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    seed: int | None = None,
+    restart: bool = False,
+    pretrained: str | os.PathLike[str] | None = None,
+    workers: int | str = 0,
+    should_stop: Callable[[], bool] = lambda: False,
+    progress: Progress = silent,
+) -> FoldResult | None:
+    """Train one fold, then predict and measure its held-out cases; what an earlier start has done is kept.
+
+    Args:
+        epochs, iterations, budget_seconds: length of training, at most one of them; by default nnU-Net's 1000 epochs.
+            An epoch is 250 iterations; a budget becomes a number of iterations after a short measurement.
+        seed: of all that is random; by default 0.
+        restart: throw away what there is of this fold.
+        pretrained: model folder to take the first weights from.
+        should_stop: asked after every step; once true, a checkpoint is written and training stops.
+
+    Returns:
+        The result, or None if training was stopped.
+
+    Raises:
+        UsageError: arguments that contradict each other or a run under way.
+        CasesFailedError: cases that cannot be prepared or predicted; the others are.
+    """
+    opened = workspace if isinstance(workspace, Workspace) else Workspace.open(workspace)
+    chosen = opened.plan.configuration(configuration)
+    length = Length(epochs, iterations, budget_seconds)
+    split = opened.split(fold)
+    folder = fold_folder(opened.model_folder(chosen.name), fold)
+    if restart:
+        shutil.rmtree(folder, ignore_errors=True)
+    run = _run_under_way(folder, length, seed)
+    if run is None or not (folder / WEIGHTS_FILE).is_file():
+        began = time.monotonic()
+        preprocess(opened, chosen, cases=[*split.train, *split.validation], workers=workers, progress=progress)
+        cases, held_out = (_open_cases(opened, chosen, names) for names in (split.train, split.validation))
+        where = choose_device(device)
+        if run is None:
+            run = Run(
+                version=1,
+                configuration=chosen.name,
+                fold=fold,
+                seed=seed or 0,
+                precision=choose_precision(precision, where),
+                recipe=recipe_for_iterations(length.steps or DEFAULT_EPOCHS * EPOCH_ITERATIONS, chosen.batch_size),
+                budget_seconds=budget_seconds,
+                pretrained=None if pretrained is None else str(pretrained),
+            )
+            if budget_seconds is not None:
+                left = budget_seconds - (time.monotonic() - began)
+                run = replace(run, recipe=_recipe_within(left, opened, chosen, cases, run, where))
+            documents.save(run, folder / RUN_FILE)
+        if not _train_fold(opened, chosen, cases, held_out, run, folder, where, should_stop, progress):
+            return None
+    evaluation = validate_fold(
+        opened, chosen, fold, device=device, precision=precision, should_stop=should_stop, progress=progress
+    )
+    return None if evaluation is None else FoldResult(folder, evaluation)
+
+
+def validate_fold(
+    workspace: Workspace,
+    configuration: Configuration,
+    fold: int,
+    *,
+    device: str = "auto",
+    precision: str = "auto",
+    settings: PredictionSettings = DEFAULT_SETTINGS,
+    should_stop: Callable[[], bool] = lambda: False,
+    progress: Progress = silent,
+) -> Evaluation | None:
+    """Predict the held-out cases of a trained fold into its ``validation`` folder and measure them.
+
+    Masks newer than the weights are kept, so an interrupted validation goes on.
+
+    Returns:
+        The comparison, or None if it was stopped before all cases were predicted.
+
+    Raises:
+        CasesFailedError: some cases could not be predicted; the others are written.
+    """
+    model_folder = workspace.model_folder(configuration.name)
+    folder = fold_folder(model_folder, fold) / VALIDATION_FOLDER
+    weights_time = (fold_folder(model_folder, fold) / WEIGHTS_FILE).stat().st_mtime_ns
+    names = set(workspace.split(fold).validation)
+    cases = [case for case in workspace.dataset.cases if case.name in names]
+    jobs = [Job(case.name, case.images, folder / f"{case.name}{io.mask_ending(case.images[0])}") for case in cases]
+    waiting = [job for job in jobs if not (job.output.is_file() and job.output.stat().st_mtime_ns > weights_time)]
+    if waiting:
+        predictor = Predictor(load_model(model_folder, (fold,)), device, precision, settings)
+        done = predict_cases(predictor, waiting, should_stop=should_stop, progress=progress)
+        if done.failures:
+            raise CasesFailedError(f"validation of fold {fold}", done.failures, len(jobs))
+        if len(done.masks) < len(waiting):
+            return None
+    pairs = {
+        job.case: Pair(job.output, case.label) for job, case in zip(jobs, cases, strict=True) if case.label is not None
+    }
+    evaluation = evaluate_pairs(Pairing(pairs, {}, ()), workspace.plan.labels, progress=progress)
+    write_tables(evaluation, folder)
+    return evaluation
+
+
+def _train_fold(
+    workspace: Workspace,
+    configuration: Configuration,
+    cases: Sequence[PatchSource],
+    held_out: Sequence[PatchSource],
+    run: Run,
+    folder: Path,
+    device: torch.device,
+    should_stop: Callable[[], bool],
+    progress: Progress,
+) -> bool:
+    """Train to the end of the run; False if stopped before."""
+    log.info("%s; %s", describe(device, run.precision), run.recipe.because)
+    trainer = Trainer(workspace.plan, configuration, cases, held_out, run, device)
+    if run.pretrained is not None:
+        load_pretrained(trainer.network, workspace.plan, Path(run.pretrained))
+    document = ModelDocument(1, workspace.plan, configuration.name, tuple(range(configuration.dimensions)))
+    documents.save(document, folder.parent / MODEL_FILE)
+    finished = train_network(trainer, folder, should_stop=should_stop, progress=progress)
+    if (folder / PROGRESS_FILE).is_file():
+        training_plot(folder / PROGRESS_FILE, folder / "progress.png")
+    return finished
+
+
+def _run_under_way(folder: Path, length: Length, seed: int | None) -> Run | None:
+    """The run that was begun in a folder, if any.
+
+    Raises:
+        UsageError: it was begun with another length or seed.
+    """
+    path = folder / RUN_FILE
+    if not path.is_file():
+        return None
+    try:
+        run = documents.load(Run, path)
+    except DocumentError as error:
+        raise DocumentError(f"{error}; begin anew with --restart") from error
+    asked = {"iterations": length.steps, "budget_seconds": length.budget_seconds, "seed": seed}
+    begun = {"iterations": run.recipe.iterations, "budget_seconds": run.budget_seconds, "seed": run.seed}
+    for name, value in asked.items():
+        if value is not None and value != begun[name]:
+            raise UsageError(
+                f"{folder}: a run with {name} {begun[name]} was begun here, now {name} is {value};"
+                " leave the option out to go on, or begin anew with --restart"
+            )
+    return run
+
+
+def _recipe_within(
+    seconds: float,
+    workspace: Workspace,
+    configuration: Configuration,
+    cases: Sequence[PatchSource],
+    run: Run,
+    device: torch.device,
+) -> Recipe:
+    """The recipe that fills a budget, after a short measurement of the machine's speed."""
+    began = time.monotonic()
+    probe = replace(run, recipe=recipe_for_iterations(1_000, min(SMALLEST_BATCH, configuration.batch_size)))
+    measured = seconds_per_sample(Trainer(workspace.plan, configuration, cases, (), probe, device))
+    left = (seconds - (time.monotonic() - began)) * BUDGET_SHARE
+    recipe = recipe_for_budget(max(left, 1.0), measured, configuration.batch_size)
+    log.info("one sample takes %.3f s: %d iterations of %d fit", measured, recipe.iterations, recipe.batch_size)
+    return recipe
+
+
+def _open_cases(workspace: Workspace, configuration: Configuration, names: Sequence[str]) -> list[PatchSource]:
+    """Prepared cases, in memory if they fit there well, else read patch by patch."""
+    folder = workspace.preprocessed_folder(configuration.name)
+    stored = [store.open_case(folder, name) for name in names]
+    needed = sum((4 * case.channels + 2) * case.shape[0] * case.shape[1] * case.shape[2] for case in stored)
+    if needed > MEMORY_SHARE * psutil.virtual_memory().available:
+        log.info("%d prepared cases (%.1f GB) stay on disk", len(stored), needed / 1e9)
+        return [*stored]
+    return [
+        InMemoryCase(case.read_image(), case.read_labels(), tuple(np.asarray(voxels) for voxels in case.foreground))
+        for case in stored
+    ]

@@ -1,0 +1,189 @@
+"""What a dataset is: its channels, its labels, and the files of each case."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from medseg import documents, io
+from medseg.errors import DataError, GeometryError
+from medseg.labels import LabelSet
+from medseg.volume import LabelVolume, Volume
+
+logger = logging.getLogger(__name__)
+
+_LISTED = 5
+
+
+@dataclass(frozen=True)
+class CaseRef:
+    """One case and where its files are.
+
+    Attributes:
+        images: one file a channel, or one file with all channels.
+        label: the reference mask, None where there is none.
+        group: cases of one group (such as one patient) are never divided between training and validation.
+    """
+
+    name: str
+    images: tuple[Path, ...]
+    label: Path | None = None
+    group: str | None = None
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Images, and the mask if there is one."""
+        return self.images if self.label is None else (*self.images, self.label)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A dataset: what its channels and labels mean, and where its files are.
+
+    Attributes:
+        cases: training cases, in order of name.
+        test_cases: cases set apart by whoever made the dataset; masks are usually not public.
+        checksums: SHA-256 of files, where the maker published them.
+    """
+
+    name: str
+    channels: tuple[str, ...]
+    labels: LabelSet
+    cases: tuple[CaseRef, ...]
+    test_cases: tuple[CaseRef, ...] = ()
+    description: str = ""
+    licence: str = ""
+    source: str = ""
+    reference: str = ""
+    checksums: dict[Path, str] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], root: str | os.PathLike[str] | None = None) -> Dataset:
+        """Open a folder with ``dataset.json`` (Medical Segmentation Decathlon or nnU-Net v2 raw form) or a manifest.
+
+        Args:
+            root: where the files lie, if not beside the document.
+
+        Raises:
+            DataError: no such dataset, no cases, or files are missing or doubtful; names the first few.
+            DocumentError: the document does not parse.
+        """
+        from medseg.dataset.opening import survey
+
+        found = survey(path, root)
+        errors = [finding for finding in found.findings if finding.severity == "error"]
+        if errors:
+            listed = "; ".join(str(finding) for finding in errors[:_LISTED])
+            more = f" and {len(errors) - _LISTED} more" if len(errors) > _LISTED else ""
+            raise DataError(f"{path}: {listed}{more}; see everything with: medseg doctor {path}")
+        for finding in found.findings:
+            logger.warning("%s: %s", path, finding)
+        return found.dataset
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the dataset as one JSON document. Files inside the document's folder are written relative to it.
+
+        Raises:
+            StorageError: the folder cannot be written, or no space is left.
+        """
+        folder = Path(path).resolve().parent
+
+        def text(file: Path) -> str:
+            return (file.relative_to(folder) if file.is_relative_to(folder) else file).as_posix()
+
+        def case(ref: CaseRef) -> _CaseDocument:
+            label = None if ref.label is None else text(ref.label)
+            return _CaseDocument(ref.name, tuple(map(text, ref.images)), label, ref.group)
+
+        document = _DatasetDocument(
+            version=1,
+            name=self.name,
+            description=self.description,
+            licence=self.licence,
+            source=self.source,
+            reference=self.reference,
+            channels=self.channels,
+            labels=self.labels,
+            cases=tuple(map(case, self.cases)),
+            test_cases=tuple(map(case, self.test_cases)),
+            checksums={text(file): value for file, value in self.checksums.items()},
+        )
+        documents.save(document, path)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Dataset:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            DocumentError: missing, or no such document.
+        """
+        document = documents.load(_DatasetDocument, path)
+        folder = Path(path).resolve().parent
+
+        def case(entry: _CaseDocument) -> CaseRef:
+            label = None if entry.label is None else folder / entry.label
+            return CaseRef(entry.name, tuple(folder / image for image in entry.images), label, entry.group)
+
+        return cls(
+            name=document.name,
+            channels=document.channels,
+            labels=document.labels,
+            cases=tuple(map(case, document.cases)),
+            test_cases=tuple(map(case, document.test_cases)),
+            description=document.description,
+            licence=document.licence,
+            source=document.source,
+            reference=document.reference,
+            checksums={folder / file: value for file, value in document.checksums.items()},
+        )
+
+
+def load_case(case: CaseRef, labels: LabelSet, channels: tuple[str, ...]) -> tuple[Volume, LabelVolume | None]:
+    """Read the image (C, Z, Y, X) and mask (Z, Y, X) of a case, and check them against the dataset.
+
+    Returns:
+        The image in its stored type, and the mask with the file's values, or None where the case has none.
+
+    Raises:
+        FileUnreadableError: a file is missing or damaged.
+        DataError: another number of channels than declared, or voxels that are NaN or infinite.
+        GeometryError: channels, or image and mask, lie on different grids.
+        LabelError: the mask holds values that are not declared.
+    """
+    volume = io.read(case.images, channels=len(channels))
+    io.require_finite(volume, f"{case.name}: {', '.join(map(str, case.images))}")
+    if case.label is None:
+        return volume, None
+    mask = io.read_labels(case.label)
+    try:
+        volume.geometry.require_equal(mask.geometry, str(case.images[0]), str(case.label))
+    except GeometryError as error:
+        raise GeometryError(f"{case.name}: {error}; see what to do with: medseg doctor DATASET") from error
+    labels.encode(mask.array, where=f"{case.name}: {case.label}")  # for its check of the values
+    return volume, LabelVolume(mask.array, volume.geometry, labels.meaning)
+
+
+@dataclass(frozen=True)
+class _CaseDocument:
+    name: str
+    images: tuple[str, ...]
+    label: str | None
+    group: str | None
+
+
+@dataclass(frozen=True)
+class _DatasetDocument:
+    version: Literal[1]
+    name: str
+    description: str
+    licence: str
+    source: str
+    reference: str
+    channels: tuple[str, ...]
+    labels: LabelSet
+    cases: tuple[_CaseDocument, ...]
+    test_cases: tuple[_CaseDocument, ...]
+    checksums: dict[str, str]

@@ -1,0 +1,76 @@
+"""The whole job on phantoms: what ``medseg demo`` does, with the same public functions that everybody calls."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from medseg.crossvalidation import train
+from medseg.dataset import Dataset
+from medseg.evaluation import Evaluation, evaluate_folders, write_tables
+from medseg.phantoms import PhantomKind, write_dataset
+from medseg.prediction import predict_files
+from medseg.progress import Progress, silent
+from medseg.report import evaluation_report
+from medseg.workspace import plan_workspace
+
+
+@dataclass(frozen=True)
+class Demo:
+    """How large the demo is: cases to learn from, unseen cases, size of scans, and time to train."""
+
+    training: int
+    test: int
+    kind: PhantomKind
+    budget_seconds: float
+
+
+FULL = Demo(training=24, test=6, kind=PhantomKind(), budget_seconds=150)
+QUICK = Demo(
+    training=16,
+    test=4,
+    kind=PhantomKind(finest_mm=(5.0, 3.2, 3.2), coarsest_mm=(7.0, 4.0, 4.0)),
+    budget_seconds=25,
+)
+
+
+@dataclass(frozen=True, eq=False)
+class DemoResult:
+    """What the demo leaves: the comparison on unseen cases, and where the report lies."""
+
+    evaluation: Evaluation
+    report: Path
+
+
+def run_demo(
+    folder: str | os.PathLike[str], *, quick: bool = False, seed: int = 0, progress: Progress = silent
+) -> DemoResult:
+    """Make phantoms, plan, train one fold, predict unseen cases, evaluate them and write the report.
+
+    Everything lies in ``folder`` afterwards: ``dataset``, ``workspace``, ``predictions``, ``report``.
+
+    Raises:
+        StorageError: the folder cannot be written.
+    """
+    root, demo = Path(folder), QUICK if quick else FULL
+    data = write_dataset(
+        root / "dataset", training=demo.training, test=demo.test, seed=seed, kind=demo.kind, progress=progress
+    )
+    workspace = plan_workspace(Dataset.open(data), root / "workspace", progress=progress)
+    train(workspace, fold=0, budget_seconds=demo.budget_seconds, restart=True, progress=progress)
+    model = workspace.model_folder(workspace.plan.configuration().name)
+    predict_files([data / "imagesTs"], root / "predictions", models=[model], progress=progress)
+    evaluation = evaluate_folders(
+        root / "predictions", data / "labelsTs", labels=workspace.dataset.labels, progress=progress
+    )
+    write_tables(evaluation, root / "report")
+    images = {path.name.removesuffix(".nii.gz"): path for path in sorted((data / "imagesTs").iterdir())}
+    report = evaluation_report(
+        evaluation,
+        root / "report",
+        images=images,
+        title="Phantoms: unseen cases",
+        facts={"Model": f"{model.name}, fold 0", "Training": f"{demo.budget_seconds:.0f} s on this machine"},
+    )
+    return DemoResult(evaluation, report)

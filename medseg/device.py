@@ -1,0 +1,78 @@
+"""Which processor computes, and in which precision."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Literal
+
+import torch
+
+from medseg.errors import UsageError
+
+Precision = Literal["fp32", "bf16", "fp16"]
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """The device of that name; ``auto`` takes CUDA, then Apple's MPS, then the CPU.
+
+    Raises:
+        UsageError: the name is unknown, or the machine has no such device.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UsageError(f"--device {name}: expected auto, cpu, cuda, cuda:N or mps") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UsageError(
+            f"--device {name}: this machine has {torch.cuda.device_count()} CUDA devices; use --device cpu"
+        )
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise UsageError(f"--device {name}: this machine has no MPS device; use --device cpu")
+    return device
+
+
+def choose_precision(name: str, device: torch.device) -> Precision:
+    """The precision of that name; ``auto`` takes bf16 where the hardware computes it, else fp16 on CUDA, else fp32.
+
+    Raises:
+        UsageError: the name is unknown, or the device cannot compute in it.
+    """
+    if name == "auto":
+        if _computes_bf16(device):
+            return "bf16"
+        return "fp16" if device.type == "cuda" else "fp32"
+    if name == "fp16" and device.type == "cpu":
+        raise UsageError("--precision fp16 needs a GPU; use bf16 or fp32 on the CPU")
+    match name:
+        case "fp32" | "bf16" | "fp16":
+            return name
+    raise UsageError(f"--precision {name}: expected auto, fp32, bf16 or fp16")
+
+
+def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
+    """The context in which a network computes in the precision; weights stay float32."""
+    if precision == "fp32":
+        return nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16 if precision == "bf16" else torch.float16)
+
+
+def describe(device: torch.device, precision: Precision) -> str:
+    """Device and precision as a person reads them."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
+    return f"{device.type} ({name}), {precision}"
+
+
+def _computes_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    return device.type == "cpu" and _cpu_computes_bf16()
+
+
+def _cpu_computes_bf16() -> bool:
+    """Whether the CPU has instructions for bf16 products; without them bf16 is slower than fp32."""
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.6 cannot tell; fp32 is always right
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16"))

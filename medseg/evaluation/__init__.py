@@ -1,0 +1,33 @@
+"""Predictions against references: pairs by name, a table with a row a case and label, its summary, both as files."""
+
+from medseg.evaluation.comparison import (
+    COLUMNS,
+    COUNTS,
+    METRICS,
+    Evaluation,
+    evaluate,
+    evaluate_folders,
+    evaluate_pairs,
+)
+from medseg.evaluation.pairing import Pair, Pairing, pair_masks
+from medseg.evaluation.summary import Finding, findings, foreground_mean, summarize
+from medseg.evaluation.tables import nnunet_summary, write_tables
+
+__all__ = [
+    "COLUMNS",
+    "COUNTS",
+    "METRICS",
+    "Evaluation",
+    "Finding",
+    "Pair",
+    "Pairing",
+    "evaluate",
+    "evaluate_folders",
+    "evaluate_pairs",
+    "findings",
+    "foreground_mean",
+    "nnunet_summary",
+    "pair_masks",
+    "summarize",
+    "write_tables",
+]

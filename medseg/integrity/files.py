@@ -1,0 +1,119 @@
+"""Problems of one file, and of two files that should lie on one grid."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from medseg import io
+from medseg.dataset import Finding
+from medseg.errors import MedsegError
+from medseg.io import formats
+from medseg.volume import EQUAL_WITHIN_VOXELS, Geometry, Volume
+
+# A mask whose grid lies off by less than this belongs to its image; further away someone has to look.
+SURELY_MEANT_WITHIN_VOXELS = 1.0
+_PIXDIM_WITHIN = 0.01
+
+
+def examine_file(file: Path, case: str | None) -> tuple[Volume | None, list[Finding]]:
+    """One image by itself."""
+    findings = list(header_problems(file, case))
+    try:
+        volume = io.read(file)
+    except MedsegError as error:
+        return None, [*findings, of_error(error, file, case)]
+    if volume.array.dtype.kind == "f":
+        strange = int(np.count_nonzero(~np.isfinite(volume.array)))
+        if strange:
+            problem = f"{strange} of {volume.array.size} voxels are NaN or infinite"
+            findings.append(Finding("error", problem, case, file, _replace_strange(file)))
+    for number, channel in enumerate(volume.array):
+        if channel.min() == channel.max():
+            which = f"channel {number}: " if volume.channels > 1 else ""
+            findings.append(Finding("warning", f"{which}all voxels are {channel.flat[0]}", case, file))
+    return volume, findings
+
+
+def header_problems(file: Path, case: str | None) -> Iterator[Finding]:
+    """What a NIfTI header says that programs will read differently."""
+    from medseg.io import nifti
+
+    try:
+        grid_file = formats.grid_file(file)
+        if formats.reader(grid_file) is not nifti:
+            return
+        header = nifti.raw_header(grid_file)
+        geometry = io.probe(grid_file).geometry
+    except (MedsegError, OSError):
+        return  # reading the file reports it
+    rewrite = f"write it anew: {_command(f'io.write(io.read({str(file)!r}), {str(file)!r})')}"
+    if header["sform_code"]:
+        stored = np.array(header["pixdim"][3:0:-1], dtype=np.float64)
+        if (np.abs(stored / np.array(geometry.spacing_mm) - 1) > _PIXDIM_WITHIN).any():
+            sizes = f"{_sizes(stored)} (z, y, x) by pixdim and {_sizes(geometry.spacing_mm)} by sform"
+            yield Finding("warning", f"voxel sizes are {sizes}, which is used", case, file, rewrite)
+            return
+    try:
+        qform, sform = nifti.form_geometries(header, geometry.shape)
+    except ValueError as error:
+        yield Finding("warning", f"{error}; the other form is used", case, file, rewrite)
+        return
+    if qform is None and sform is None:
+        problem = f"no qform and no sform: left and right are not known, {geometry.orientation} is assumed"
+        yield Finding("warning", problem, case, file, "convert it anew from DICOM, or set the form if you know it")
+    elif qform is not None and sform is not None:
+        apart = qform.distance_voxels(sform)
+        if apart > EQUAL_WITHIN_VOXELS:
+            problem = f"qform ({qform.orientation}) and sform ({sform.orientation}) lie {_apart(apart, sform)} apart"
+            yield Finding("warning", f"{problem}; sform is used, other programs may use qform", case, file, rewrite)
+
+
+def compare_grids(case: str, file: Path, grid: Geometry, other: Path, other_grid: Geometry) -> Iterator[Finding]:
+    apart = grid.distance_voxels(other_grid)
+    if apart <= EQUAL_WITHIN_VOXELS:
+        return
+    if np.isinf(apart):
+        problem, remedy = f"grid differs from {file.name}: {other_grid} against {grid}", f"resample it onto {file.name}"
+    else:
+        problem = f"grid lies {_apart(apart, grid)} off that of {file.name}"
+        remedy = f"take over the grid of {file.name}: {_take_grid(file, other)}"
+        if apart > SURELY_MEANT_WITHIN_VOXELS:
+            remedy = f"look at both overlaid; if the voxels belong together, {remedy}; else resample it"
+    yield Finding("error", problem, case, other, remedy)
+
+
+def of_error(error: MedsegError, file: Path, case: str | None) -> Finding:
+    text = str(error).removeprefix(f"{file}: ")
+    problem, _, remedy = text.rpartition("; ") if "; " in text else (text, "", "")
+    return Finding("error", problem, case, file, remedy)
+
+
+def _apart(voxels: float, grid: Geometry) -> str:
+    return f"{voxels:.3g} voxels ({voxels * min(grid.spacing_mm):.3g} mm)"
+
+
+def _sizes(spacing_mm: Iterable[float]) -> str:
+    return " x ".join(f"{size:g}" for size in spacing_mm)
+
+
+def _command(code: str) -> str:
+    code = f"from medseg import io; {code}"
+    return f"python -c {shlex.quote(code)}" if any(mark in code for mark in '"$`\\') else f'python -c "{code}"'
+
+
+def _take_grid(image: Path, mask: Path) -> str:
+    return _command(
+        f"i, m = {str(image)!r}, {str(mask)!r}; from medseg.volume import LabelVolume;"
+        " io.write(LabelVolume(io.read_labels(m).array, io.probe(i).geometry), m, like=i)"
+    )
+
+
+def _replace_strange(file: Path) -> str:
+    return "set them to 0: " + _command(
+        f"f = {str(file)!r}; import numpy; v = io.read(f);"
+        " io.write(v.with_array(numpy.nan_to_num(v.array, posinf=0, neginf=0)), f, like=f)"
+    )

@@ -1,0 +1,212 @@
+"""Read and write images and masks. The content of a file decides how it is read, its ending how it is written.
+
+Read: NIfTI-1/2 (.nii, .nii.gz, .hdr/.img), NRRD (.nrrd, .nhdr), MetaImage (.mha, .mhd), FreeSurfer (.mgz, .mgh), and
+for two dimensions PNG, JPEG, BMP and TIFF. Written: .nii, .nii.gz, .nrrd, .mha, .png, .tif.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from medseg import atomic
+from medseg.errors import DataError, FileUnreadableError, GeometryError, LabelError, UsageError
+from medseg.io import formats
+from medseg.io.formats import ENDINGS, ending_of, is_image_name, mask_ending, name_of
+from medseg.io.header import Header, narrowed
+from medseg.volume import LabelVolume, Volume
+
+__all__ = [
+    "ENDINGS",
+    "Header",
+    "ending_of",
+    "is_image_name",
+    "mask_ending",
+    "name_of",
+    "probe",
+    "read",
+    "read_labels",
+    "require_finite",
+    "write",
+]
+
+PathLike = str | os.PathLike[str]
+T = TypeVar("T")
+
+# How far a mask stored as real numbers may lie from integers: 0.99999997 is 1.
+INTEGER_WITHIN = 1e-3
+LARGEST_EXACT_INTEGER = 2.0**53
+
+
+def read(path: PathLike | Sequence[PathLike], channels: int | None = None) -> Volume:
+    """Read an image, or several files as the channels of one.
+
+    A fourth axis holds channels. The stored type is kept, in native byte order; where a header scales the values, or
+    channels are stored in different types, the result is float32. NaN and infinity are kept: see
+    :func:`require_finite`.
+
+    Args:
+        channels: how many channels are expected. Grey pictures then count as colour or the reverse, where that loses
+            nothing.
+
+    Raises:
+        FileUnreadableError: missing, damaged, cut short, or of an unknown format.
+        GeometryError: a grid that makes no sense, more axes than four, or channels on different grids.
+        DataError: another number of channels than expected.
+        UsageError: DICOM, which is not read yet.
+    """
+    parts = _each(path, lambda file: formats.reader(file).read(file))
+    name, first = parts[0]
+    for other, volume in parts[1:]:
+        first.geometry.require_equal(volume.geometry, str(name), str(other))
+    if len(parts) > 1:
+        arrays = [volume.array for _, volume in parts]
+        dtype = arrays[0].dtype if len({array.dtype for array in arrays}) == 1 else np.dtype(np.float32)
+        first = first.with_array(np.concatenate(arrays, dtype=dtype, casting="unsafe"))
+    elif channels is not None and formats.is_picture(name):
+        from medseg.io import pictures
+
+        first = pictures.with_channels(first, channels)
+    if channels is not None and first.channels != channels:
+        raise DataError(
+            f"{', '.join(str(file) for file, _ in parts)}: expected {channels} channels, found {first.channels};"
+            " give one file a channel, or one file with all of them"
+        )
+    return first
+
+
+def read_labels(path: PathLike) -> LabelVolume:
+    """Read a mask as integers, in its stored type where that is an integer type, else in the smallest that fits.
+
+    Raises:
+        LabelError: values further than 1e-3 from an integer, or several channels that are not equal.
+        FileUnreadableError, GeometryError, UsageError: as for :func:`read`.
+    """
+    ((file, volume),) = _each(path, _read_indices)
+    array = volume.array[0]
+    if any(not np.array_equal(array, other) for other in volume.array[1:]):
+        raise LabelError(f"{file}: a mask has one channel, found {volume.channels}; store one integer a voxel")
+    if array.dtype.kind == "f":
+        array = _integers(array, file)
+    return LabelVolume(array, volume.geometry)
+
+
+def probe(path: PathLike | Sequence[PathLike]) -> Header:
+    """Shape, grid and type of an image without reading its voxels (but for pictures, which are small).
+
+    Raises:
+        FileUnreadableError, GeometryError, UsageError: as for :func:`read`.
+    """
+    parts = _each(path, lambda file: formats.reader(file).read_header(file))
+    name, first = parts[0]
+    for other, header in parts[1:]:
+        first.geometry.require_equal(header.geometry, str(name), str(other))
+    dtypes = {header.dtype for _, header in parts}
+    dtype = first.dtype if len(dtypes) == 1 else np.dtype(np.float32)
+    return Header(sum(header.channels for _, header in parts), first.geometry, dtype)
+
+
+def write(image: Volume | LabelVolume, path: PathLike, like: PathLike | None = None) -> None:
+    """Write an image or a mask, whole or not at all; the ending of ``path`` chooses the format.
+
+    Masks keep their integer type, but for 64 bits, which few programs read: those shrink to the smallest that fits.
+
+    Args:
+        like: the scan that a mask belongs to. Where both have the same format, the numbers that place the grid in
+            space are copied from it exactly, rather than computed anew.
+
+    Raises:
+        UsageError: an ending that is not written, or an image that the format cannot hold.
+        GeometryError: the image does not lie on the grid of ``like``.
+        StorageError: the folder cannot be written, or no space is left.
+    """
+    target = Path(path)
+    source = None
+    with _naming(target):
+        writer = formats.writer(target)
+    if like is not None:
+        image.geometry.require_equal(probe(like).geometry, "the mask to write", str(like))
+        origin = formats.grid_file(Path(like))
+        source = origin if formats.reader(origin) is writer else None
+    try:
+        with atomic.replacing_file(target) as temporary:
+            writer.write(image, temporary, source)
+    except ValueError as error:
+        raise UsageError(f"{target}: {error}") from error
+
+
+def require_finite(volume: Volume, where: str) -> None:
+    """Raise where voxels are NaN or infinite. ``where`` names the file or case.
+
+    Raises:
+        DataError: says how many there are.
+    """
+    if volume.array.dtype.kind != "f":
+        return
+    count = sum(int(np.count_nonzero(~np.isfinite(channel))) for channel in volume.array)
+    if count:
+        raise DataError(
+            f"{where}: {count} of {volume.array.size} voxels are NaN or infinite; replace them (for example by 0)"
+        )
+
+
+def _each(path: PathLike | Sequence[PathLike], function: Callable[[Path], T]) -> list[tuple[Path, T]]:
+    files = [Path(path)] if isinstance(path, str | os.PathLike) else [Path(file) for file in path]
+    if not files:
+        raise UsageError("no file was given; give one, or one a channel")
+    results = []
+    for file in files:
+        with _naming(file):
+            results.append((file, function(formats.grid_file(file))))
+    return results
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Errors of one file become one line that begins with its path."""
+    try:
+        yield
+    except FileUnreadableError as error:
+        raise FileUnreadableError(f"{path}: {error}") from error
+    except GeometryError as error:
+        raise GeometryError(f"{path}: {error}") from error
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from error
+    except FileNotFoundError as error:
+        raise FileUnreadableError(f"{path}: no such file") from error
+    except OSError as error:
+        raise FileUnreadableError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except MemoryError as error:
+        raise FileUnreadableError(f"{path}: too large for the memory of this machine, or a damaged header") from error
+    except (ValueError, OverflowError) as error:
+        raise FileUnreadableError(f"{path}: {' '.join(str(error).split())}") from error
+
+
+def _read_indices(path: Path) -> Volume:
+    """A mask as an image: a palette stands for its indices."""
+    reader = formats.reader(path)
+    if not formats.is_picture(path):
+        return reader.read(path)
+    from medseg.io import pictures
+
+    return pictures.read(path, indices=True)
+
+
+def _integers(array: np.ndarray, path: Path) -> np.ndarray:
+    """A mask stored as real numbers as the integers that it means."""
+    rounded = np.rint(array)
+    with np.errstate(invalid="ignore"):
+        # Written so that NaN and infinity count as far away.
+        strange = array[~((np.abs(array - rounded) <= INTEGER_WITHIN) & (np.abs(array) < LARGEST_EXACT_INTEGER))]
+    if strange.size:
+        listed = ", ".join(f"{value:.6g}" for value in np.unique(strange)[:5])
+        raise LabelError(
+            f"{path}: a mask holds integers, found {strange.size} voxels that are none, such as {listed};"
+            " this may be an image or a probability map"
+        )
+    return narrowed(rounded.astype(np.int64), (np.uint8, np.uint16, np.int16, np.int32, np.int64))

@@ -1,0 +1,150 @@
+"""The model folder: everything prediction needs, and nothing else.
+
+    model.json                    plan, configuration, mirroring: readable
+    fold_0/weights.safetensors    one trained network a fold (fold_1 ...)
+
+Weights are safetensors and the rest is JSON: opening a model runs no code from it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from medseg import atomic, documents, networks
+from medseg.errors import ModelError
+from medseg.planning.plan import Configuration, Plan
+
+MODEL_FILE = "model.json"
+WEIGHTS_FILE = "weights.safetensors"
+
+
+@dataclass(frozen=True)
+class ModelDocument:
+    """What ``model.json`` holds.
+
+    Attributes:
+        configuration: name of the plan's configuration that the networks were trained for.
+        mirror_axes: axes (of the patch) along which predictions may be mirrored and averaged.
+    """
+
+    version: Literal[1]
+    plan: Plan
+    configuration: str
+    mirror_axes: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """Trained networks of one configuration: an ensemble of folds.
+
+    Attributes:
+        weights: for each fold (by name) its tensors.
+    """
+
+    plan: Plan
+    configuration: Configuration
+    mirror_axes: tuple[int, ...]
+    weights: Mapping[str, Mapping[str, torch.Tensor]]
+
+    def build_networks(self) -> tuple[torch.nn.Module, ...]:
+        """One network a fold, weights loaded, in evaluation mode, on the CPU.
+
+        Raises:
+            ModelError: weights do not fit the plan; names the fold and the first tensor that does not.
+        """
+        built = []
+        for fold, tensors in self.weights.items():
+            network = networks.build(
+                self.configuration.network, input_channels(self.plan, self.configuration), self.plan.labels.output_count
+            )
+            load_weights(network, tensors, where=f"fold {fold} of {self.configuration.name}")
+            built.append(network.eval())
+        return tuple(built)
+
+
+def input_channels(plan: Plan, configuration: Configuration) -> int:
+    """Channels a network sees: the scan's and, in a cascade, one for each class of the previous stage's mask."""
+    return len(plan.channels) + (len(plan.labels.classes) if configuration.previous_stage else 0)
+
+
+def fold_folder(model_folder: Path, fold: int | str) -> Path:
+    """Where one fold of a model lies."""
+    return model_folder / f"fold_{fold}"
+
+
+def load_model(folder: str | os.PathLike[str], folds: Sequence[int | str] | None = None) -> Model:
+    """Read a model folder; by default all folds in it.
+
+    Raises:
+        ModelError: the folder, a fold, or its weights are missing or damaged; lists what is there.
+        DocumentError: ``model.json`` does not parse.
+    """
+    root = Path(folder)
+    if not (root / MODEL_FILE).is_file():
+        raise ModelError(f"{root}: no {MODEL_FILE} here; a model is a folder such as WORKSPACE/models/3d_fullres")
+    document = documents.load(ModelDocument, root / MODEL_FILE)
+    present = sorted(path.parent.name.removeprefix("fold_") for path in root.glob(f"fold_*/{WEIGHTS_FILE}"))
+    wanted = present if folds is None else [str(fold) for fold in folds]
+    missing = [fold for fold in wanted if fold not in present]
+    if missing or not wanted:
+        found = f"found {', '.join(present)}" if present else "found none"
+        raise ModelError(
+            f"{root}: no trained fold {', '.join(missing) or 'at all'} ({found}); train it or choose another"
+        )
+    weights = {fold: load_tensors(fold_folder(root, fold) / WEIGHTS_FILE)[0] for fold in wanted}
+    return Model(document.plan, document.plan.configuration(document.configuration), document.mirror_axes, weights)
+
+
+def load_weights(network: torch.nn.Module, tensors: Mapping[str, torch.Tensor], where: str) -> None:
+    """Put tensors into a network, all of them and nothing else.
+
+    Raises:
+        ModelError: names the first tensor that is missing, left over, or of another shape.
+    """
+    own = network.state_dict()
+    for name in (*own, *tensors):
+        if name not in tensors:
+            raise ModelError(f"{where}: the weights do not fit the plan: {name} is missing")
+        if name not in own:
+            raise ModelError(f"{where}: the weights do not fit the plan: {name} has no place in the network")
+        if own[name].shape != tensors[name].shape:
+            expected, found = tuple(own[name].shape), tuple(tensors[name].shape)
+            raise ModelError(f"{where}: the weights do not fit the plan: {name} expected {expected}, found {found}")
+    network.load_state_dict(dict(tensors))
+
+
+def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, object]) -> None:
+    """Write named tensors as safetensors, whole or not at all, with JSON facts in the header.
+
+    Raises:
+        StorageError: the folder cannot be written, or no space is left.
+    """
+    contiguous = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    with atomic.replacing_file(path) as temporary:
+        try:
+            save_file(contiguous, temporary, {name: json.dumps(fact) for name, fact in facts.items()})
+        except SafetensorError as error:  # what it says when the disk is full
+            raise OSError(str(error)) from error
+
+
+def load_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, object]]:
+    """Named tensors, on the CPU, and the JSON facts of a file written by :func:`save_tensors`.
+
+    Raises:
+        ModelError: the file is missing, truncated, or no safetensors file.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            facts = {name: json.loads(fact) for name, fact in (file.metadata() or {}).items()}
+            return {name: file.get_tensor(name) for name in file.keys()}, facts  # noqa: SIM118 - not a dict
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ModelError(f"{path}: cannot be read as weights ({error}); copy or train it again") from error

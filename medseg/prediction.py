@@ -1,0 +1,287 @@
+"""From a scan to a mask on its own grid: prepare, tiles, networks, stitch, restore.
+
+Windows overlap by half a patch, weigh most at their centres, and are averaged over mirrored copies and folds, as
+nnU-Net does (Isensee et al., Nature Methods 2021).
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from medseg import atomic, io
+from medseg.device import Precision, autocast, choose_device, choose_precision
+from medseg.errors import MedsegError, StorageError, UsageError
+from medseg.model import Model, load_model
+from medseg.parallel import describe
+from medseg.preprocessing import Prepared, prepare, restore_logits, restore_probabilities
+from medseg.progress import Progress, silent
+from medseg.scans import find_scans
+from medseg.stitching import stitch
+from medseg.volume import LabelVolume, Volume
+
+Source = Volume | str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+
+# Windows are computed together up to so many voxels, mirrored copies included; larger batches are no faster.
+BATCH_VOXELS = {"cpu": 300_000, "cuda": 8_000_000, "mps": 2_000_000}
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PredictionSettings:
+    """How to predict.
+
+    Attributes:
+        mirror: average over mirrored copies along the axes that the model allows.
+        step: distance of neighbouring windows as part of the patch, in (0, 1].
+    """
+
+    mirror: bool = True
+    step: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 < self.step <= 1:
+            raise UsageError(f"--step {self.step}: expected a number above 0 and at most 1, such as 0.5")
+
+
+DEFAULT_SETTINGS = PredictionSettings()
+
+
+class Predictor:
+    """A model on a device, warm for many scans.
+
+    Args:
+        model: one or several folds; their logits are averaged.
+        device, precision: names as on the command line; ``auto`` chooses the best the machine has.
+
+    Raises:
+        UsageError: the machine has no such device or precision.
+        ModelError: the weights do not fit the plan.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        device: str = "auto",
+        precision: str = "auto",
+        settings: PredictionSettings = DEFAULT_SETTINGS,
+    ) -> None:
+        self.model = model
+        self.settings = settings
+        self.device = choose_device(device)
+        self.precision: Precision = choose_precision(precision, self.device)
+        self.networks = tuple(network.to(self.device) for network in model.build_networks())
+
+    def predict(self, source: Source, *, progress: Progress = silent) -> LabelVolume:
+        """The mask of a scan, with file values, on the scan's own grid.
+
+        Args:
+            source: a volume, a file, or files of one channel each in the order of the plan's channels.
+
+        Raises:
+            DataError: the scan cannot be read or has other channels than the model was trained with.
+        """
+        volume, case = _open(source)
+        prepared = prepare(volume, self.model.plan, self.model.configuration, case=case)
+        return self.mask(self.logits(prepared, progress=progress), prepared)
+
+    def predict_probabilities(self, source: Source) -> tuple[LabelVolume, np.ndarray]:
+        """The mask of a scan and float32 probabilities (K, Z, Y, X) of each output on the scan's own grid."""
+        volume, case = _open(source)
+        prepared = prepare(volume, self.model.plan, self.model.configuration, case=case)
+        logits = self.logits(prepared)
+        return self.mask(logits, prepared), restore_probabilities(logits, prepared.trace, self.model.plan.labels)
+
+    def mask(self, logits: torch.Tensor, prepared: Prepared) -> LabelVolume:
+        """Logits (K, Z, Y, X) at the prepared spacing as a mask with file values on the scan's own grid."""
+        labels = self.model.plan.labels
+        indices = restore_logits(logits, prepared.trace, labels)
+        return LabelVolume(labels.decode(indices), prepared.trace.source, labels.meaning)
+
+    @torch.inference_mode()
+    def logits(self, prepared: Prepared, *, progress: Progress = silent) -> torch.Tensor:
+        """Mean logits (K, Z, Y, X) float32 of a prepared scan over windows, mirrored copies and folds."""
+        return torch.cat(list(self._slabs(prepared, progress)), dim=1)
+
+    def _slabs(self, prepared: Prepared, progress: Progress) -> Iterator[torch.Tensor]:
+        """Consecutive slabs (K, n, Y, X) of the scan's logits."""
+        image = torch.from_numpy(prepared.image)
+        patch_size = self.model.configuration.patch_size
+        arguments = (patch_size, self.settings.step, self.model.plan.labels.output_count, self._network_logits)
+        together = max(1, BATCH_VOXELS.get(self.device.type, BATCH_VOXELS["cpu"]) // int(np.prod(patch_size)))
+        done = 0
+        if len(patch_size) == 2:
+            slices = (
+                torch.cat(list(stitch(image[:, index], *arguments, together=together, device=self.device)), dim=1)[
+                    :, None
+                ]
+                for index in range(image.shape[1])
+            )
+        else:
+            slices = stitch(image, *arguments, together=together, device=self.device)
+        for slab in slices:
+            done += slab.shape[1]
+            progress(done, image.shape[1], "predicting")
+            yield slab
+
+    def _network_logits(self, batch: torch.Tensor) -> torch.Tensor:
+        """Mean float32 logits (B, K, ...) of windows (B, C, ...) over folds and mirrored copies."""
+        axes = tuple(2 + axis for axis in self.model.mirror_axes) if self.settings.mirror else ()
+        flips = [flip for count in range(len(axes) + 1) for flip in itertools.combinations(axes, count)]
+        total: torch.Tensor | None = None
+        with autocast(self.device, self.precision):
+            for flip, network in itertools.product(flips, self.networks):
+                logits = network(batch.flip(flip) if flip else batch).float()
+                logits = logits.flip(flip) if flip else logits
+                total = logits if total is None else total.add_(logits)
+        assert total is not None
+        return total / (len(flips) * len(self.networks))
+
+
+@dataclass(frozen=True)
+class Job:
+    """One scan to predict: its name, its files (one a channel or one with all), and where the mask goes."""
+
+    case: str
+    images: tuple[Path, ...]
+    output: Path
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What became of each case: the mask's file, or one line saying why there is none."""
+
+    masks: dict[str, Path]
+    failures: dict[str, str]
+
+
+def load_predictor(
+    folder: str | os.PathLike[str],
+    folds: Sequence[int | str] | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    settings: PredictionSettings = DEFAULT_SETTINGS,
+) -> Predictor:
+    """A model folder on a device, ready to predict. By default all its folds, their logits averaged.
+
+    Raises:
+        ModelError: the folder or a fold is missing, damaged, or does not fit its plan.
+        UsageError: the machine has no such device or precision.
+    """
+    return Predictor(load_model(folder, folds), device, precision, settings)
+
+
+def predict_files(
+    inputs: Sequence[str | os.PathLike[str]],
+    output: str | os.PathLike[str],
+    *,
+    models: Sequence[str | os.PathLike[str]],
+    folds: Sequence[int | str] | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    settings: PredictionSettings = DEFAULT_SETTINGS,
+    probabilities: bool = False,
+    ending: str | None = None,
+    progress: Progress = silent,
+) -> Predictions:
+    """Predict files and folders of scans into a file (for one case) or a folder (masks named after their cases).
+
+    Args:
+        ending: of the masks, such as ``.nii.gz``; by default that of the scan.
+
+    Raises:
+        UsageError: no scans, several scans for one output file, or a case without all its channels.
+        ModelError: a model is missing, damaged, or does not fit its plan.
+    """
+    if len(models) != 1:
+        raise UsageError(f"--model: expected one model, found {len(models)}")
+    predictor = load_predictor(models[0], folds, device, precision, settings)
+    scans = find_scans([Path(path) for path in inputs], len(predictor.model.plan.channels))
+    target = Path(output)
+    if io.is_image_name(target) and not target.is_dir():
+        if len(scans) != 1:
+            raise UsageError(f"-o {target}: {len(scans)} scans need a folder, found the name of a file")
+        jobs = [Job(scans[0].case, scans[0].images, target)]
+    else:
+        endings = [ending or io.mask_ending(scan.images[0]) for scan in scans]
+        jobs = [
+            Job(scan.case, scan.images, target / f"{scan.case}{ending}")
+            for scan, ending in zip(scans, endings, strict=True)
+        ]
+    return predict_cases(predictor, jobs, probabilities=probabilities, progress=progress)
+
+
+def predict_cases(
+    predictor: Predictor,
+    jobs: Sequence[Job],
+    *,
+    probabilities: bool = False,
+    should_stop: Callable[[], bool] = lambda: False,
+    progress: Progress = silent,
+) -> Predictions:
+    """Predict scans one after the other; each mask appears whole or not at all, a bad scan does not stop the others.
+
+    Args:
+        probabilities: also write ``CASE.npz`` with float32 ``probabilities`` (K, Z, Y, X) beside each mask.
+        should_stop: asked before every scan; once true, the rest is left.
+
+    Raises:
+        StorageError: nothing can be written there.
+    """
+    masks, failures = {}, {}
+    progress(0, len(jobs), "predicting")
+    for number, job in enumerate(jobs):
+        if should_stop():
+            break
+        started = time.monotonic()
+        try:
+            _predict_case(predictor, job, probabilities, _within(progress, number, len(jobs), job.case))
+        except StorageError:
+            raise
+        except (MedsegError, MemoryError, RuntimeError) as error:
+            failures[job.case] = describe(error).removeprefix(f"{job.case}: ")
+            log.warning("%s: %s", job.case, failures[job.case])
+        else:
+            masks[job.case] = job.output
+            log.info("%s: %.1f s", job.case, time.monotonic() - started)
+        progress(number + 1, len(jobs), "predicting")
+    return Predictions(masks, failures)
+
+
+def _predict_case(predictor: Predictor, job: Job, probabilities: bool, progress: Progress) -> None:
+    volume = io.read(job.images, channels=len(predictor.model.plan.channels))
+    prepared = prepare(volume, predictor.model.plan, predictor.model.configuration, case=job.case)
+    logits = predictor.logits(prepared, progress=progress)
+    mask = predictor.mask(logits, prepared)
+    if probabilities:
+        values = restore_probabilities(logits, prepared.trace, predictor.model.plan.labels)
+        with atomic.replacing_file(job.output.parent / f"{job.case}.npz") as temporary:
+            np.savez_compressed(temporary, probabilities=values)
+    io.write(mask, job.output, like=job.images[0])
+
+
+def _open(source: Source) -> tuple[Volume, str]:
+    if isinstance(source, Volume):
+        return source, "scan"
+    if isinstance(source, str | os.PathLike):
+        return io.read(source), Path(source).name
+    paths = list(source)
+    return io.read(paths), Path(paths[0]).name
+
+
+def _within(progress: Progress, number: int, cases: int, case: str) -> Progress:
+    """Progress of one case as a part of all cases."""
+
+    def report(done: float, total: float, what: str) -> None:
+        progress(number + 0.95 * done / max(total, 1), cases, f"{what}: {case}")
+
+    return report

@@ -1,0 +1,104 @@
+"""Dice plus cross-entropy at every scale of a deeply supervised network.
+
+The loss is nnU-Net's: cross-entropy (for regions: binary cross-entropy) plus soft Dice without background, the scales
+weighted 1, 1/2, 1/4 ... with the coarsest left out (Isensee et al., Nature Methods 2021). Computed in float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - the field's name for it
+from monai.losses.dice import DiceLoss
+
+from medseg.labels import LabelSet
+
+_SMOOTH = 1e-5
+
+
+class DiceCrossEntropy(torch.nn.Module):
+    """Dice plus cross-entropy of one scale.
+
+    Args:
+        labels: says whether outputs are exclusive classes or regions, and which index to ignore.
+        batch_dice: pool voxels over the batch before taking Dice, instead of a Dice a sample.
+    """
+
+    def __init__(self, labels: LabelSet, batch_dice: bool) -> None:
+        super().__init__()
+        self._regions = labels.class_indices if labels.has_regions else None
+        self._ignore = labels.ignore_index
+        self._dice = DiceLoss(batch=batch_dice, smooth_nr=_SMOOTH, smooth_dr=_SMOOTH)
+
+    def forward(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Scalar loss of logits (B, K, ...) against label indices (B, ...)."""
+        logits = logits.float()
+        valid = None if self._ignore is None else target != self._ignore
+        if self._regions is not None:
+            wanted = region_targets(target, self._regions).to(logits.dtype)
+            entropy = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none").mean(1)
+            probabilities = logits.sigmoid()
+        else:
+            indices = target.long() if valid is None else torch.where(valid, target, 0).long()
+            logarithms = logits.log_softmax(1)
+            entropy = F.nll_loss(logarithms, indices, reduction="none")
+            wanted = F.one_hot(indices, logits.shape[1]).movedim(-1, 1)[:, 1:].to(logits.dtype)
+            probabilities = logarithms[:, 1:].exp()
+        if valid is None:
+            return entropy.mean() + self._dice(probabilities, wanted)
+        mask = valid.unsqueeze(1).to(logits.dtype)
+        mean = (entropy * mask[:, 0]).sum() / mask.sum().clamp_min(1.0)
+        return mean + self._dice(probabilities * mask, wanted * mask)
+
+
+class DeepSupervision(torch.nn.Module):
+    """Weighted sum of a loss over scales, finest first; the coarsest of several gets no weight."""
+
+    def __init__(self, loss: torch.nn.Module) -> None:
+        super().__init__()
+        self._loss = loss
+
+    def forward(self, scales: Sequence[torch.Tensor], target: torch.Tensor) -> torch.Tensor:
+        """Scalar loss of logits (B, K, ...) at each scale against label indices (B, ...) at the finest."""
+        weights = scale_weights(len(scales))
+        total = torch.zeros((), device=target.device)
+        for logits, weight in zip(scales, weights, strict=True):
+            if weight:
+                total = total + weight * self._loss(logits, downsample_labels(target, logits.shape[2:]))
+        return total
+
+
+def scale_weights(scales: int) -> tuple[float, ...]:
+    """Weights of the scales, finest first, with sum 1."""
+    raw = [0.5**scale for scale in range(scales)]
+    if scales > 1:
+        raw[-1] = 0.0
+    return tuple(value / sum(raw) for value in raw)
+
+
+def downsample_labels(target: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+    """Label indices (B, ...) at a coarser size, taken at the nearest voxel centre."""
+    for axis, (size, coarse) in enumerate(zip(target.shape[1:], shape, strict=True), start=1):
+        if size != coarse:
+            centres = (torch.arange(coarse, device=target.device, dtype=torch.float64) + 0.5) * (size / coarse)
+            target = target.index_select(axis, centres.floor().long())
+    return target
+
+
+def region_targets(target: torch.Tensor, regions: Sequence[Sequence[int]]) -> torch.Tensor:
+    """Whether each voxel of label indices (B, ...) belongs to each region: (B, R, ...) bool."""
+    return torch.stack([torch.isin(target, torch.tensor(list(r), device=target.device)) for r in regions], dim=1)
+
+
+def hard_dice_counts(logits: torch.Tensor, target: torch.Tensor, labels: LabelSet) -> torch.Tensor:
+    """True positives, predicted and reference voxels of each class, pooled over a batch: (classes, 3) float64."""
+    valid = torch.ones_like(target, dtype=torch.bool)
+    if labels.ignore_index is not None:
+        valid = target != labels.ignore_index
+    wanted = region_targets(target, labels.class_indices)
+    found = logits > 0 if labels.has_regions else region_targets(logits.argmax(1), labels.class_indices)
+    found, wanted = found & valid.unsqueeze(1), wanted & valid.unsqueeze(1)
+    axes = [0, *range(2, wanted.ndim)]
+    counts = [(found & wanted).sum(axes), found.sum(axes), wanted.sum(axes)]
+    return torch.stack(counts, dim=1).double()

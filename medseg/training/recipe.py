@@ -1,0 +1,88 @@
+"""How a run is trained: optimiser, batch, schedule and length, chosen from what the user can spend.
+
+nnU-Net's recipe (SGD with momentum 0.99, 250,000 iterations) never leaves "all background" in a few hundred
+iterations. Short runs therefore take AdamW with a warm-up; docs/lab-notes.md has the measurements behind each number.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+EPOCH_ITERATIONS = 250
+DEFAULT_EPOCHS = 1000
+# Below this many iterations momentum 0.99 has not averaged enough gradients to be better than AdamW.
+LONG_RUN_ITERATIONS = 25_000
+# A budget is split so that it holds at least this many steps before batches grow beyond two samples.
+STEPS_WANTED = 2_000
+SMALLEST_BATCH = 2
+# Points of the learning curve (validation, a line of progress.csv) in a short run.
+SHORT_RUN_EPOCHS = 20
+
+OptimizerName = Literal["sgd", "adamw"]
+Precision = Literal["fp32", "bf16", "fp16"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything the course of a run depends on besides data and plan; kept in ``run.json``.
+
+    Attributes:
+        batch_size: samples a step.
+        iterations: steps in all.
+        epoch_iterations: steps between points of the learning curve.
+        warmup_iterations: steps over which the learning rate rises from zero.
+        gradient_clip: largest norm of the gradient.
+        because: why these were chosen, for the log.
+    """
+
+    optimizer: OptimizerName
+    learning_rate: float
+    weight_decay: float
+    batch_size: int
+    iterations: int
+    epoch_iterations: int
+    warmup_iterations: int
+    gradient_clip: float
+    because: str
+
+    def learning_rate_at(self, iteration: int) -> float:
+        """Learning rate of a step (the first is 0): linear warm-up, then polynomial decay with power 0.9."""
+        warmup = min(1.0, (iteration + 1) / self.warmup_iterations) if self.warmup_iterations else 1.0
+        return self.learning_rate * warmup * (1 - iteration / self.iterations) ** 0.9
+
+
+def recipe_for_iterations(iterations: int, batch_size: int) -> Recipe:
+    """The recipe of a run of that many steps."""
+    if iterations >= LONG_RUN_ITERATIONS:
+        return Recipe(
+            optimizer="sgd",
+            learning_rate=1e-2,
+            weight_decay=3e-5,
+            batch_size=batch_size,
+            iterations=iterations,
+            epoch_iterations=EPOCH_ITERATIONS,
+            warmup_iterations=0,
+            gradient_clip=12.0,
+            because=f"{iterations} iterations are enough for nnU-Net's SGD (momentum 0.99) with batch {batch_size}",
+        )
+    return Recipe(
+        optimizer="adamw",
+        learning_rate=3e-3,
+        weight_decay=1e-2,
+        batch_size=batch_size,
+        iterations=iterations,
+        epoch_iterations=max(1, min(EPOCH_ITERATIONS, math.ceil(iterations / SHORT_RUN_EPOCHS))),
+        warmup_iterations=min(50, iterations // 10),
+        gradient_clip=12.0,
+        because=f"{iterations} iterations are too few for SGD with momentum 0.99: AdamW with batch {batch_size}",
+    )
+
+
+def recipe_for_budget(seconds: float, seconds_per_sample: float, plan_batch: int) -> Recipe:
+    """The recipe of a run that should last so long, from the measured time of one sample in a training step."""
+    affordable = int(seconds / (seconds_per_sample * STEPS_WANTED))
+    batch_size = min(plan_batch, max(SMALLEST_BATCH, affordable))
+    iterations = max(1, int(seconds / (seconds_per_sample * batch_size)))
+    return recipe_for_iterations(iterations, batch_size)

@@ -1,0 +1,163 @@
+"""Training batches: which patch of which case, a pure function of the run's seed and the iteration.
+
+A batch can therefore be drawn again at any time: a resumed run sees what an unbroken one would have seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from medseg import augmentation, patches
+from medseg.augmentation import AugmentationParameters, AugmentationPolicy
+
+# Share of a batch whose patches are centred on foreground: nnU-Net's value.
+FOREGROUND_SHARE = 0.33
+
+
+class Voxels(Protocol):
+    """Voxel indices (n, 3), in memory or on disk."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> np.ndarray: ...
+
+
+class PatchSource(Protocol):
+    """A prepared case that patches are cut from."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]: ...
+
+    @property
+    def channels(self) -> int: ...
+
+    @property
+    def foreground(self) -> Sequence[Voxels]: ...
+
+    def copy_patch(self, start: Sequence[int], image: np.ndarray, labels: np.ndarray) -> None:
+        """Fill ``image`` (C, Z, Y, X) and ``labels`` (Z, Y, X) from ``start``; voxels outside stay as they are."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class InMemoryCase:
+    """A prepared case held in memory: image (C, Z, Y, X) float32, labels (Z, Y, X) int16."""
+
+    image: np.ndarray
+    labels: np.ndarray
+    foreground: Sequence[np.ndarray]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Size (Z, Y, X)."""
+        z, y, x = self.labels.shape
+        return z, y, x
+
+    @property
+    def channels(self) -> int:
+        """Number of channels."""
+        return self.image.shape[0]
+
+    def copy_patch(self, start: Sequence[int], image: np.ndarray, labels: np.ndarray) -> None:
+        """Fill ``image`` and ``labels`` from ``start``; voxels outside stay as they are."""
+        patches.copy_patch(self.image, start, image)
+        patches.copy_patch(self.labels, start, labels)
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Patches before augmentation, with what lies around them where they are to be turned or shrunk.
+
+    Attributes:
+        images: (B, C, Z, Y, X) float32, or (B, C, Y, X).
+        labels: (B, Z, Y, X) int16, or (B, Y, X).
+    """
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    parameters: AugmentationParameters
+
+    def augmented(self, patch_size: Sequence[int], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """Images and labels of the plan's patch size on a device, augmented there."""
+        images = self.images.to(device, non_blocking=True)
+        labels = self.labels.to(device, non_blocking=True)
+        return augmentation.apply(images, labels, self.parameters, tuple(patch_size))
+
+
+def draw_batch(
+    cases: Sequence[PatchSource],
+    patch_size: tuple[int, ...],
+    batch_size: int,
+    policy: AugmentationPolicy,
+    seed: int,
+    iteration: int,
+) -> Batch:
+    """The batch of one iteration. Cases take turns in an order shuffled anew each time round.
+
+    Around each patch as much is read as its own turn and scale need, so no empty corner enters a patch.
+    """
+    random = np.random.default_rng((seed, iteration))
+    generator = torch.Generator().manual_seed(int(random.integers(2**62)))
+    channels = cases[0].channels
+    parameters = augmentation.draw(policy, batch_size, channels, generator)
+    sizes = augmentation.source_sizes(parameters, patch_size)
+    largest = tuple(max(along) for along in zip(*sizes, strict=True))
+    images = np.zeros((batch_size, channels, *largest), dtype=np.float32)
+    labels = np.zeros((batch_size, *largest), dtype=np.int16)
+    first_forced = round(batch_size * (1 - FOREGROUND_SHARE))
+    for i, size in enumerate(sizes):
+        case = cases[_turn(len(cases), seed, iteration * batch_size + i)]
+        around = _foreground_voxel(case, random) if i >= first_forced else None
+        middle = tuple(slice((all_ - own) // 2, (all_ + own) // 2) for all_, own in zip(largest, size, strict=True))
+        _cut(case, around, patch_size, images[i][(slice(None), *middle)], labels[i][middle], random)
+    return Batch(torch.from_numpy(images), torch.from_numpy(labels), parameters)
+
+
+def validation_patches(
+    cases: Sequence[PatchSource], patch_size: tuple[int, ...], limit: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """One fixed patch around foreground of each of up to ``limit`` cases: (B, C, ...) float32 and (B, ...) int16."""
+    chosen = cases[:: -(-len(cases) // limit)]
+    images = np.zeros((len(chosen), chosen[0].channels, *patch_size), dtype=np.float32)
+    labels = np.zeros((len(chosen), *patch_size), dtype=np.int16)
+    random = np.random.default_rng(0)
+    for i, case in enumerate(chosen):
+        _cut(case, _foreground_voxel(case, random), patch_size, images[i], labels[i], random)
+    return torch.from_numpy(images), torch.from_numpy(labels)
+
+
+def _turn(cases: int, seed: int, position: int) -> int:
+    """Which case stands at a position of the endless sequence of shuffled rounds."""
+    order = np.random.default_rng((seed, 1 << 32, position // cases)).permutation(cases)
+    return int(order[position % cases])
+
+
+def _foreground_voxel(case: PatchSource, random: np.random.Generator) -> np.ndarray | None:
+    """A random voxel of a random class that the case has."""
+    present = [voxels for voxels in case.foreground if len(voxels) > 0]
+    if not present:
+        return None
+    voxels = present[random.integers(len(present))]
+    return voxels[int(random.integers(len(voxels)))]
+
+
+def _cut(
+    case: PatchSource,
+    around: np.ndarray | None,
+    patch_size: tuple[int, ...],
+    image: np.ndarray,
+    labels: np.ndarray,
+    random: np.random.Generator,
+) -> None:
+    """Cut a patch of ``image``'s size, whose middle part of ``patch_size`` is placed inside the case."""
+    size = patch_size if len(patch_size) == 3 else (1, *patch_size)
+    start = patches.random_start(case.shape, size, around, random)
+    if labels.ndim == 2:
+        image, labels = image[:, None], labels[None]
+    margins = [(larger - inner) // 2 for larger, inner in zip(labels.shape, size, strict=True)]
+    case.copy_patch([begin - margin for begin, margin in zip(start, margins, strict=True)], image, labels)

@@ -1,0 +1,221 @@
+"""The workspace: one folder that holds everything of one dataset, and the steps up to prepared cases.
+
+    dataset.json  fingerprint.json  plan.json  splits.json
+    preprocessed/CONFIGURATION/CASE/    models/CONFIGURATION/fold_0/ ...
+
+It can be moved or copied whole. Each file is written whole or not at all and is readable and editable by hand.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from medseg import documents, parallel, splits, store
+from medseg.dataset import CaseRef, Dataset, load_case
+from medseg.errors import DocumentError, UsageError
+from medseg.fingerprinting import Fingerprint, fingerprint_dataset
+from medseg.planning import plan_dataset
+from medseg.planning.plan import Configuration, Plan, Preset
+from medseg.preprocessing import prepare
+from medseg.progress import Progress, silent
+from medseg.splits import Split
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """The folder of one dataset."""
+
+    root: Path
+
+    @classmethod
+    def open(cls, root: str | os.PathLike[str]) -> Workspace:
+        """A workspace that ``plan`` has made.
+
+        Raises:
+            UsageError: there is no plan in the folder; says how to make one.
+        """
+        workspace = cls(Path(root))
+        if not workspace.plan_path.is_file():
+            raise UsageError(f"{root}: no plan.json here; make one with: medseg plan DATASET -w {root}")
+        return workspace
+
+    @property
+    def dataset_path(self) -> Path:
+        """Where the dataset's document lies."""
+        return self.root / "dataset.json"
+
+    @property
+    def fingerprint_path(self) -> Path:
+        """Where the fingerprint lies."""
+        return self.root / "fingerprint.json"
+
+    @property
+    def plan_path(self) -> Path:
+        """Where the plan lies."""
+        return self.root / "plan.json"
+
+    @property
+    def splits_path(self) -> Path:
+        """Where the splits lie."""
+        return self.root / "splits.json"
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """The dataset that was planned."""
+        return Dataset.load(self.dataset_path)
+
+    @cached_property
+    def plan(self) -> Plan:
+        """The plan, as it stands in the folder now."""
+        return Plan.load(self.plan_path)
+
+    @cached_property
+    def splits(self) -> tuple[Split, ...]:
+        """Training and validation cases of each fold."""
+        loaded = splits.load_splits(self.splits_path)
+        groups = {case.name: case.group for case in self.dataset.cases if case.group is not None}
+        splits.check_splits(loaded, [case.name for case in self.dataset.cases], groups)
+        return loaded
+
+    def split(self, fold: int) -> Split:
+        """Training and validation cases of one fold.
+
+        Raises:
+            UsageError: there is no such fold.
+        """
+        if not 0 <= fold < len(self.splits):
+            raise UsageError(f"--fold {fold}: {self.splits_path} has folds 0-{len(self.splits) - 1}")
+        return self.splits[fold]
+
+    def preprocessed_folder(self, configuration: str) -> Path:
+        """Where the prepared cases of a configuration lie."""
+        return self.root / "preprocessed" / configuration
+
+    def model_folder(self, configuration: str) -> Path:
+        """Where the model of a configuration lies."""
+        return self.root / "models" / configuration
+
+
+def plan_workspace(
+    dataset: Dataset,
+    root: str | os.PathLike[str],
+    *,
+    preset: Preset = "default",
+    memory_gb: float | None = None,
+    splits_file: str | os.PathLike[str] | None = None,
+    workers: int | str = 0,
+    progress: Progress = silent,
+) -> Workspace:
+    """Fingerprint a dataset, plan it, and write both with the splits into a workspace.
+
+    The fingerprint of a dataset that has not changed is taken from the workspace.
+
+    Args:
+        splits_file: folds to use instead of five random ones (nnU-Net's ``splits_final.json`` form).
+
+    Raises:
+        CasesFailedError: some cases cannot be read; nothing is written.
+        UsageError: the workspace holds another dataset, or the splits do not fit the dataset.
+    """
+    workspace = Workspace(Path(root))
+    groups = {case.name: case.group for case in dataset.cases if case.group is not None}
+    names = [case.name for case in dataset.cases]
+    if splits_file is None:
+        folds = splits.make_splits(names, groups)
+    else:
+        folds = splits.load_splits(splits_file)
+        splits.check_splits(folds, names, groups)
+    known = _known_fingerprint(workspace, dataset)
+    fingerprint = known or fingerprint_dataset(dataset, workers=workers, progress=progress)
+    plan = plan_dataset(fingerprint, preset=preset, memory_gb=memory_gb)
+    dataset.save(workspace.dataset_path)
+    documents.save(fingerprint, workspace.fingerprint_path)
+    plan.save(workspace.plan_path)
+    if splits_file is not None or not workspace.splits_path.is_file() or known is None:
+        splits.save_splits(folds, workspace.splits_path)
+    return workspace
+
+
+def preprocess(
+    workspace: Workspace,
+    configuration: Configuration,
+    *,
+    cases: Sequence[str] | None = None,
+    workers: int | str = 0,
+    progress: Progress = silent,
+) -> None:
+    """Prepare cases that are not yet, or no longer, prepared as the plan says.
+
+    Raises:
+        CasesFailedError: some cases cannot be prepared; the others are.
+        StorageError: nothing can be written there.
+    """
+    plan, folder = workspace.plan, workspace.preprocessed_folder(configuration.name)
+    wanted = [case for case in workspace.dataset.cases if cases is None or case.name in set(cases)]
+    waiting = [
+        case for case in wanted if not store.is_complete(folder, case.name, _preparation_key(plan, configuration, case))
+    ]
+    store.discard_partial(folder)
+    what = f"preparing {configuration.name}"
+    outcomes = parallel.map_cases(
+        _Preparation(plan, configuration, folder),
+        waiting,
+        name=_case_name,
+        workers=workers,
+        progress=progress,
+        what=what,
+    )
+    parallel.values(outcomes, what)
+
+
+@dataclass(frozen=True)
+class _Preparation:
+    """Prepares one case; a value, so that it can travel to a worker."""
+
+    plan: Plan
+    configuration: Configuration
+    folder: Path
+
+    def __call__(self, case: CaseRef) -> None:
+        image, labels = load_case(case, self.plan.labels, self.plan.channels)
+        prepared = prepare(image, self.plan, self.configuration, labels, case=case.name)
+        key = _preparation_key(self.plan, self.configuration, case)
+        store.write_case(self.folder, case.name, prepared, patch_size=self.configuration.patch_size, key=key)
+
+
+def _case_name(case: CaseRef) -> str:
+    return case.name
+
+
+def _preparation_key(plan: Plan, configuration: Configuration, case: CaseRef) -> str:
+    """Changes whenever a prepared case would: with the files, or with what the plan says about preparing."""
+    files = [path for path in (*case.images, case.label) if path is not None]
+    read = (plan.orientation, plan.axis_order, plan.labels, plan.intensities)
+    made = (configuration.spacing_mm, configuration.normalization, configuration.dimensions)
+    parts = [documents.to_json(value) for value in (*read, *made)]
+    stamps = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files if path.exists()]
+    return hashlib.sha256(repr((parts, stamps)).encode()).hexdigest()
+
+
+def _known_fingerprint(workspace: Workspace, dataset: Dataset) -> Fingerprint | None:
+    if not (workspace.dataset_path.is_file() and workspace.fingerprint_path.is_file()):
+        return None
+    try:
+        before = Dataset.load(workspace.dataset_path)
+        fingerprint = documents.load(Fingerprint, workspace.fingerprint_path)
+    except DocumentError:
+        return None  # damaged: made anew
+    if before.name != dataset.name or {case.name for case in before.cases}.isdisjoint(
+        case.name for case in dataset.cases
+    ):
+        raise UsageError(
+            f"{workspace.root} holds the dataset {before.name}, not {dataset.name}; choose another workspace with -w"
+        )
+    newest = max(path.stat().st_mtime_ns for case in dataset.cases for path in (*case.images, case.label) if path)
+    fresh = newest < workspace.fingerprint_path.stat().st_mtime_ns
+    return fingerprint if before == dataset and fresh else None

@@ -1,0 +1,81 @@
+"""Small plans and volumes that tests share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from medseg.architecture import NetworkSpec
+from medseg.fingerprinting import IntensityStatistics
+from medseg.labels import LabelSet
+from medseg.planning.plan import Configuration, Normalization, Plan
+from medseg.volume import Geometry
+
+LABELS = LabelSet({"left": (1,), "right": (2,)})
+
+
+def small_configuration(
+    spacing_mm: Sequence[float] = (1.0, 1.0, 1.0),
+    patch_size: Sequence[int] = (8, 8, 8),
+    channels: int = 1,
+    scheme: str = "none",
+    batch_size: int = 2,
+) -> Configuration:
+    """Two stages of four and eight features."""
+    dimensions = len(patch_size)
+    return Configuration(
+        name="3d_fullres" if dimensions == 3 else "2d",
+        spacing_mm=tuple(spacing_mm),
+        median_shape=tuple(float(size) for size in patch_size),
+        patch_size=tuple(patch_size),
+        batch_size=batch_size,
+        batch_dice=dimensions == 2,
+        normalization=(Normalization(scheme),) * channels,  # type: ignore[arg-type]
+        network=NetworkSpec(
+            family="plain_unet",
+            features=(4, 8),
+            kernel_sizes=((3,) * dimensions,) * 2,
+            strides=((1,) * dimensions, (2,) * dimensions),
+            encoder_blocks=(1, 1),
+            decoder_blocks=(1,),
+        ),
+    )
+
+
+def small_plan(
+    configuration: Configuration | None = None,
+    labels: LabelSet = LABELS,
+    orientation: str = "RAS",
+    axis_order: tuple[int, int, int] = (0, 1, 2),
+) -> Plan:
+    """A plan with one configuration."""
+    configuration = configuration or small_configuration()
+    channels = len(configuration.normalization)
+    return Plan(
+        version=1,
+        dataset_name="example",
+        preset="default",
+        memory_gb=8.0,
+        orientation=orientation,
+        axis_order=axis_order,
+        median_spacing_mm=(1.0, 1.0, 1.0),
+        median_shape=(8.0, 8.0, 8.0),
+        channels=tuple(f"channel {i}" for i in range(channels)),
+        labels=labels,
+        intensities=(IntensityStatistics(100.0, 100.0, 20.0, 0.0, 200.0, 10.0, 190.0),) * channels,
+        configurations=(configuration,),
+    )
+
+
+def oblique_geometry(shape: Sequence[int], spacing_mm: Sequence[float], orientation: str, degrees: float) -> Geometry:
+    """A grid turned about two axes, whose stored axes follow an orientation such as ``"LPS"``."""
+    a, b = np.deg2rad([degrees, -0.6 * degrees])
+    about_z = np.array([[np.cos(a), -np.sin(a), 0], [np.sin(a), np.cos(a), 0], [0, 0, 1]])
+    about_x = np.array([[1, 0, 0], [0, np.cos(b), -np.sin(b)], [0, np.sin(b), np.cos(b)]])
+    affine = np.eye(4)
+    affine[:3, :3] = (about_z @ about_x)[:, ::-1] * np.asarray(spacing_mm)
+    affine[:3, 3] = (-11.0, 23.0, 5.0)
+    z, y, x = shape
+    upright = Geometry((z, y, x), affine)
+    return upright.changed(upright.change_to(orientation))

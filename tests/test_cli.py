@@ -1,0 +1,235 @@
+"""The command line from end to end on small phantoms: verbs, exit codes, messages."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from medseg import cli, io
+from medseg.model import load_tensors
+from medseg.phantoms import PhantomKind, write_dataset
+
+TINY = PhantomKind(finest_mm=(9.0, 7.0, 7.0), coarsest_mm=(11.0, 8.0, 8.0))
+VERBS = ("plan", "preprocess", "train", "predict", "evaluate", "demo", "doctor")
+
+
+def medseg(capsys, *arguments: object) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of a command run in this process."""
+    capsys.readouterr()
+    code = cli.run([str(argument) for argument in arguments])
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory) -> Path:
+    return write_dataset(tmp_path_factory.mktemp("data") / "phantoms", training=6, test=2, kind=TINY)
+
+
+@pytest.fixture(scope="module")
+def trained(dataset, tmp_path_factory) -> Path:
+    """A workspace with fold 0 trained for two steps."""
+    workspace = tmp_path_factory.mktemp("work") / "w"
+    assert cli.run(["plan", str(dataset), "-w", str(workspace)]) == 0
+    assert cli.run(["train", "-w", str(workspace), "--fold", "0", "--iterations", "2"]) == 0
+    return workspace
+
+
+def test_help_shows_an_example_for_every_verb(capsys):
+    code, out, _ = medseg(capsys, "--help")
+    assert code == 0
+    assert all(verb in out for verb in VERBS)
+    for verb in VERBS:
+        code, out, _ = medseg(capsys, verb, "--help")
+        assert code == 0
+        assert f"medseg {verb}" in re.search(r"Example: (.*)", out)[1]  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["bogus"], "No such command 'bogus'"),
+        (["predict"], "Missing argument"),
+        (["train"], "which folds?"),
+        (["train", "fold"], "expected medseg train fold 0-4"),
+        (["plan", "nowhere"], "nowhere"),
+        (["train", "--fold", "0", "-w", "nowhere"], "nowhere: no plan.json here; make one with: medseg plan"),
+        (["predict", "x.nii.gz", "-o", "y", "-m", "nowhere"], "nowhere"),
+        (["evaluate", "nowhere", "nowhere"], "nowhere"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_exit_code_2(capsys, arguments, message):
+    code, out, err = medseg(capsys, *arguments)
+    assert code == 2
+    assert out == ""
+    assert message in err
+    assert len(err.strip().splitlines()) == 1
+
+
+def test_plan_is_json_alone_when_asked(capsys, dataset, tmp_path):
+    code, out, err = medseg(capsys, "plan", dataset, "-w", tmp_path, "--json")
+    assert code == 0
+    assert err == ""
+    assert {c["name"] for c in json.loads(out)["configurations"]} >= {"2d", "3d_fullres"}
+
+
+def test_plan_explains_itself(capsys, dataset, tmp_path):
+    _, out, _ = medseg(capsys, "plan", dataset, "-w", tmp_path, "--explain")
+    assert "3d_fullres" in out
+    assert "mm" in out
+
+
+def test_a_trained_fold_is_not_trained_again(capsys, trained):
+    weights = trained / "models/3d_fullres/fold_0/weights.safetensors"
+    before = weights.stat().st_mtime_ns
+    code, out, _ = medseg(capsys, "train", "fold", "0", "-w", trained)
+    assert code == 0
+    assert "Dice" in out
+    assert weights.stat().st_mtime_ns == before
+    for name in ("run.json", "progress.csv", "progress.png", "validation/metrics.csv", "validation/metrics.json"):
+        assert (weights.parent / name).is_file(), name
+
+
+def test_another_length_needs_a_restart(capsys, trained):
+    code, _, err = medseg(capsys, "train", "--fold", "0", "-w", trained, "--iterations", "3")
+    assert code == 2
+    assert "--restart" in err
+
+
+def test_predictions_lie_on_the_grid_of_their_scans(capsys, trained, dataset, tmp_path):
+    code, out, _ = medseg(capsys, "predict", dataset / "imagesTs", "-o", tmp_path, "-w", trained, "--json")
+    assert code == 0
+    result = json.loads(out)
+    assert sorted(result["cases"]) == ["phantom_006", "phantom_007"]
+    for case, mask in result["cases"].items():
+        source, written = nib.load(dataset / "imagesTs" / f"{case}.nii.gz"), nib.load(mask)
+        assert source.shape == written.shape
+        np.testing.assert_array_equal(source.affine, written.affine)
+        assert np.issubdtype(written.get_data_dtype(), np.integer)
+
+
+def test_a_bad_scan_does_not_stop_the_others(capsys, trained, dataset, tmp_path):
+    scans = tmp_path / "scans"
+    shutil.copytree(dataset / "imagesTs", scans)
+    good = (scans / "phantom_006.nii.gz").read_bytes()
+    (scans / "bad.nii.gz").write_bytes(good[: len(good) // 2])
+    code, _, err = medseg(capsys, "predict", scans, "-o", tmp_path / "masks", "-w", trained, "--no-mirror")
+    assert code == 1
+    assert "bad" in err
+    assert sorted(path.name for path in (tmp_path / "masks").iterdir()) == ["phantom_006.nii.gz", "phantom_007.nii.gz"]
+
+
+def test_a_model_folder_is_all_that_prediction_needs(capsys, trained, dataset, tmp_path):
+    model = shutil.copytree(trained / "models/3d_fullres", tmp_path / "model")
+    scan = dataset / "imagesTs/phantom_006.nii.gz"
+    code, _, _ = medseg(capsys, "predict", scan, "-o", tmp_path / "mask.nii.gz", "-m", model, "--probabilities")
+    assert code == 0
+    mask = io.read_labels(tmp_path / "mask.nii.gz")
+    probabilities = np.load(tmp_path / "phantom_006.npz")["probabilities"]
+    assert probabilities.shape == (4, *mask.array.shape)
+    np.testing.assert_allclose(probabilities.sum(0), 1, rtol=1e-4)
+    assert (probabilities.argmax(0) == mask.array).mean() > 0.999
+
+
+def test_evaluate_writes_tables_and_a_report(capsys, dataset, tmp_path):
+    labels = dataset / "labelsTr"
+    code, out, _ = medseg(capsys, "evaluate", labels, labels, "-o", tmp_path, "--images", dataset / "imagesTr")
+    assert code == 0
+    assert "1.0000" in out
+    assert {"metrics.csv", "metrics.json"} <= {path.name for path in tmp_path.iterdir()}
+    assert next(tmp_path.glob("*.html")).stat().st_size > 10_000
+
+
+def test_doctor_finds_what_is_wrong_and_exits_with_1(capsys, dataset, tmp_path):
+    sick = shutil.copytree(dataset, tmp_path / "sick")
+    (sick / "imagesTr/phantom_000.nii.gz").write_bytes(b"nothing")
+    code, out, _ = medseg(capsys, "doctor", sick)
+    assert code == 1
+    assert "phantom_000" in out
+    assert medseg(capsys, "doctor", dataset)[0] == 0
+
+
+@pytest.mark.parametrize("damage", ["{", '{"version": 1}'])
+def test_a_corrupt_plan_is_named(capsys, trained, tmp_path, damage):
+    workspace = shutil.copytree(trained, tmp_path / "w")
+    (workspace / "plan.json").write_text(damage)
+    code, _, err = medseg(capsys, "train", "--fold", "1", "-w", workspace, "--iterations", "1")
+    assert code == 2
+    assert "plan.json" in err
+
+
+def test_truncated_weights_are_named(capsys, trained, dataset, tmp_path):
+    model = shutil.copytree(trained / "models/3d_fullres", tmp_path / "model")
+    weights = model / "fold_0/weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    code, _, err = medseg(capsys, "predict", dataset / "imagesTs", "-o", tmp_path / "o", "-m", model)
+    assert code == 2
+    assert "weights.safetensors" in err
+    assert not (tmp_path / "o").exists()
+
+
+def test_no_right_to_write_is_said(capsys, trained, dataset, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    code, _, err = medseg(capsys, "predict", dataset / "imagesTs", "-o", tmp_path / "file/masks", "-w", trained)
+    assert code == 2
+    assert "cannot write" in err
+
+
+def test_a_killed_run_goes_on_and_ends_with_the_same_bits(dataset, tmp_path):
+    """SIGKILL while training, then the same command: bit for bit the weights of an unbroken run."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", _TRAIN_WITH_FREQUENT_CHECKPOINTS]
+    for name in ("whole", "killed"):
+        assert cli.run(["plan", str(dataset), "-w", str(tmp_path / name)]) == 0
+    subprocess.run([*command, str(tmp_path / "whole")], check=True, env=environment, capture_output=True)
+    fold = tmp_path / "killed/models/3d_fullres/fold_0"
+    for _ in range(2):
+        running = subprocess.Popen(
+            [*command, str(tmp_path / "killed")], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        before = _modified(fold / "checkpoint.safetensors")
+        while running.poll() is None and _modified(fold / "checkpoint.safetensors") == before:
+            time.sleep(0.02)
+        running.send_signal(signal.SIGKILL)
+        running.wait()
+    assert not (fold / "weights.safetensors").exists(), "the run was over before it could be killed"
+    subprocess.run([*command, str(tmp_path / "killed")], check=True, env=environment, capture_output=True)
+    whole, _ = load_tensors(tmp_path / "whole/models/3d_fullres/fold_0/weights.safetensors")
+    killed, _ = load_tensors(fold / "weights.safetensors")
+    assert all(value.equal(killed[name]) for name, value in whole.items())
+
+
+_TRAIN_WITH_FREQUENT_CHECKPOINTS = """
+import sys
+from medseg.training import loop
+loop.CHECKPOINT_SECONDS = 0.0
+from medseg import cli
+sys.exit(cli.run(["train", "-w", sys.argv[1], "--fold", "0", "--iterations", "16", "--seed", "5"]))
+"""
+
+
+def _modified(path: Path) -> int:
+    return path.stat().st_mtime_ns if path.exists() else 0
+
+
+def test_readme_commands_name_real_verbs_and_options(capsys):
+    readme = (Path(__file__).resolve().parents[1] / "README.md").read_text()
+    commands = re.findall(r"^ +(?:.*&& )?(medseg [^#\n]*)", readme, flags=re.MULTILINE)
+    assert len(commands) >= 6
+    for command in commands:
+        verb, *arguments = shlex.split(command)[1:]
+        _, text, _ = medseg(capsys, verb, "--help")
+        for option in (argument for argument in arguments if argument.startswith("-")):
+            assert option in text, command

@@ -1,0 +1,174 @@
+"""Training: recipes by hand, batches, and runs that are killed and go on."""
+
+from __future__ import annotations
+
+import csv
+import math
+
+import numpy as np
+import pytest
+import torch
+from examples import LABELS, small_configuration, small_plan
+
+from medseg.augmentation import AugmentationPolicy
+from medseg.errors import ModelError
+from medseg.labels import LabelSet
+from medseg.model import load_tensors, load_weights
+from medseg.preprocessing import locate_foreground
+from medseg.training import loop, recipe
+from medseg.training.sampling import InMemoryCase, draw_batch, validation_patches
+
+CPU = torch.device("cpu")
+
+
+def blob_cases(count: int, shape=(10, 12, 11), labels: LabelSet = LABELS) -> list[InMemoryCase]:
+    """Bright boxes (label 1) and dark boxes (label 2) on noise."""
+    cases = []
+    for number in range(count):
+        random = np.random.default_rng(number)
+        image = random.normal(0, 0.3, (1, *shape)).astype(np.float32)
+        indices = np.zeros(shape, np.int16)
+        for label, brightness in ((1, 2.0), (2, -2.0)):
+            z, y, x = random.integers(0, 5, 3)
+            indices[z : z + 4, y : y + 5, x : x + 4] = label
+            image[0, z : z + 4, y : y + 5, x : x + 4] = brightness
+        cases.append(InMemoryCase(image, indices, locate_foreground(indices, labels)))
+    return cases
+
+
+def make_trainer(iterations: int = 12, seed: int = 3, precision: str = "fp32") -> loop.Trainer:
+    plan = small_plan()
+    chosen = recipe.recipe_for_iterations(iterations, batch_size=2)
+    run = loop.Run(1, "3d_fullres", 0, seed, precision, chosen)  # type: ignore[arg-type]
+    return loop.Trainer(plan, plan.configurations[0], blob_cases(5), blob_cases(3), run, CPU)
+
+
+def final_weights(folder) -> dict[str, torch.Tensor]:
+    return load_tensors(folder / loop.WEIGHTS_FILE)[0]
+
+
+def assert_same_bits(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
+    assert a.keys() == b.keys()
+    for name, value in a.items():
+        assert torch.equal(value, b[name]), name
+
+
+def test_learning_rate_warms_up_and_ends_near_zero():
+    chosen = recipe.recipe_for_iterations(1000, 2)
+    rates = [chosen.learning_rate_at(i) for i in range(1000)]
+    assert rates[0] < rates[10] < rates[chosen.warmup_iterations]
+    assert all(
+        a > b for a, b in zip(rates[chosen.warmup_iterations :], rates[chosen.warmup_iterations + 1 :], strict=False)
+    )
+    assert 0 < rates[-1] < 0.01 * chosen.learning_rate
+
+
+def test_long_runs_take_the_peer_s_recipe():
+    chosen = recipe.recipe_for_iterations(250_000, 7)
+    assert (chosen.optimizer, chosen.learning_rate, chosen.batch_size) == ("sgd", 1e-2, 7)
+    assert chosen.learning_rate_at(125_000) == pytest.approx(1e-2 * 0.5**0.9)
+
+
+def test_a_budget_is_filled_with_steps_before_batches_grow():
+    short = recipe.recipe_for_budget(seconds=600, seconds_per_sample=0.25, plan_batch=9)
+    assert (short.batch_size, short.iterations) == (2, 1200)
+    ample = recipe.recipe_for_budget(seconds=36_000, seconds_per_sample=0.25, plan_batch=9)
+    assert ample.batch_size == 9
+    assert ample.iterations == 16_000
+
+
+def test_a_batch_is_a_function_of_seed_and_iteration():
+    cases = blob_cases(4)
+    policy = AugmentationPolicy.default((8, 8, 8))
+    once = draw_batch(cases, (8, 8, 8), 3, policy, seed=1, iteration=7)
+    again = draw_batch(cases, (8, 8, 8), 3, policy, seed=1, iteration=7)
+    assert torch.equal(once.images, again.images)
+    images, labels = once.augmented((8, 8, 8), CPU)
+    assert images.shape == (3, 1, 8, 8, 8)
+    assert labels.shape == (3, 8, 8, 8)
+    other = draw_batch(cases, (8, 8, 8), 3, policy, seed=1, iteration=8)
+    assert once.images.shape != other.images.shape or not torch.equal(once.images, other.images)
+
+
+def test_every_case_has_its_turn_in_each_round(monkeypatch):
+    cases = blob_cases(4)
+    marked = [InMemoryCase(np.full_like(case.image, i), case.labels, case.foreground) for i, case in enumerate(cases)]
+    policy = AugmentationPolicy.default((4, 4, 4))
+    seen = [float(draw_batch(marked, (4, 4, 4), 1, policy, 0, i).images.max()) for i in range(8)]
+    assert sorted(seen[:4]) == sorted(seen[4:]) == [0, 1, 2, 3]
+
+
+def test_the_last_third_of_a_batch_shows_foreground():
+    shape = (6, 30, 30)
+    indices = np.zeros(shape, np.int16)
+    indices[3, 20, 25] = 2
+    case = InMemoryCase(np.zeros((1, *shape), np.float32), indices, locate_foreground(indices, LABELS))
+    policy = AugmentationPolicy.default((4, 8, 8))
+    for iteration in range(10):
+        batch = draw_batch([case], (4, 8, 8), 3, policy, 0, iteration)
+        assert (batch.labels[2] == 2).any()
+
+
+def test_two_dimensional_batches_are_slices():
+    policy = AugmentationPolicy.default((8, 8))
+    images, labels = draw_batch(blob_cases(2), (8, 8), 4, policy, 0, 0).augmented((8, 8), CPU)
+    assert images.shape == (4, 1, 8, 8)
+    assert labels.shape == (4, 8, 8)
+    images, labels = validation_patches(blob_cases(5), (8, 8), limit=3)
+    assert images.shape == (3, 1, 8, 8)
+
+
+def test_it_learns_and_keeps_a_record(tmp_path):
+    trainer = make_trainer(iterations=150)
+    assert loop.train_network(trainer, tmp_path)
+    rows = list(csv.DictReader((tmp_path / "progress.csv").read_text().splitlines()))
+    assert int(rows[-1]["iteration"]) == 150
+    assert float(rows[-1]["train_loss"]) < float(rows[0]["train_loss"])
+    assert float(rows[-1]["mean_dice"]) > 0.8
+    assert not (tmp_path / loop.CHECKPOINT_FILE).exists()
+
+
+@pytest.mark.parametrize("stops", [(1,), (4, 9)])
+def test_a_stopped_run_ends_with_the_same_bits(tmp_path, stops):
+    loop.train_network(make_trainer(), tmp_path / "whole")
+    for steps in np.diff((0, *stops)):
+        asked = iter(range(1, 100))
+        stopped = not loop.train_network(
+            make_trainer(), tmp_path / "parts", should_stop=lambda a=asked, n=steps: next(a) >= n
+        )
+        assert stopped
+    assert loop.train_network(make_trainer(), tmp_path / "parts")
+    assert_same_bits(final_weights(tmp_path / "whole"), final_weights(tmp_path / "parts"))
+
+
+def test_another_seed_gives_other_weights(tmp_path):
+    loop.train_network(make_trainer(2, seed=1), tmp_path / "a")
+    loop.train_network(make_trainer(2, seed=2), tmp_path / "b")
+    a, b = final_weights(tmp_path / "a"), final_weights(tmp_path / "b")
+    assert any(not torch.equal(value, b[name]) for name, value in a.items())
+
+
+def test_a_damaged_checkpoint_says_how_to_begin_anew(tmp_path):
+    (tmp_path / loop.CHECKPOINT_FILE).write_bytes(b"\x10\0\0\0\0\0\0\0not a header")
+    with pytest.raises(ModelError, match=r"checkpoint\.safetensors"):
+        loop.train_network(make_trainer(), tmp_path)
+
+
+def test_a_diverged_run_says_so(tmp_path):
+    trainer = make_trainer()
+    with torch.no_grad():
+        next(trainer.network.parameters()).fill_(math.nan)
+    with pytest.raises(loop.TrainingDivergedError, match="loss is nan"):
+        loop.train_network(trainer, tmp_path)
+
+
+def test_weights_that_do_not_fit_are_named():
+    network = make_trainer().network
+    tensors = dict(network.state_dict())
+    name = next(iter(tensors))
+    with pytest.raises(ModelError, match=f"{name} is missing"):
+        load_weights(network, {k: v for k, v in tensors.items() if k != name}, "here")
+    with pytest.raises(ModelError, match="stranger has no place"):
+        load_weights(network, {**tensors, "stranger": torch.zeros(1)}, "here")
+    with pytest.raises(ModelError, match=f"{name} expected"):
+        load_weights(network, {**tensors, name: torch.zeros(1)}, "here")
