@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
 import tempfile
 import time
@@ -25,7 +24,6 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
-import psutil
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -64,8 +62,8 @@ def smooth(shape: Shape, cells: int, seed: int) -> np.ndarray:
 
 def logits_of_classes() -> np.ndarray:
     """(CLASSES, Z, Y, X) float32 in which the first class is background."""
-    logits = np.stack([smooth(LOGITS, 7, seed) for seed in range(CLASSES)])
-    logits[0] += 1.2 * logits.std()
+    logits = np.stack([smooth(LOGITS, 4, seed) for seed in range(CLASSES)])
+    logits[0] += 1.0 * logits.std()
     return logits
 
 
@@ -73,7 +71,11 @@ def one_by_one(logits: np.ndarray) -> np.ndarray:
     full = np.empty((len(logits), *MASK), np.float32)
     for each, out in zip(logits, full, strict=True):
         out[:] = peer(each, MASK, 1)
-    return full.argmax(0)
+    return torch.from_numpy(full).argmax(0).numpy()
+
+
+def at_once(logits: np.ndarray) -> np.ndarray:
+    return resize_argmax(torch.from_numpy(logits), MASK).numpy()
 
 
 def masks_one_by_one(labels: np.ndarray, shape: Shape) -> np.ndarray:
@@ -98,17 +100,20 @@ def timed(call: Callable[[], np.ndarray], runs: int = 3) -> tuple[float, np.ndar
 
 
 def labels_of_logits(way: str, threads: int, folder: str) -> tuple[float, float]:
-    """The seconds of ``way`` and the MiB that it adds to the memory of this process; leaves its labels in ``folder``."""
+    """The seconds of ``way`` and the MiB that it adds to this process; leaves its labels in ``folder``."""
     torch.set_num_threads(threads)
     logits = np.load(Path(folder) / "logits.npy")
-    call, runs = (
-        (one_by_one, 1) if way == "skimage" else (lambda l: resize_argmax(torch.from_numpy(l), MASK).numpy(), 3)
-    )
-    before = psutil.Process().memory_info().rss
+    call, runs = (one_by_one, 1) if way == "skimage" else (at_once, 3)
+    before = memory_mib("VmRSS")
     seconds, labels = timed(partial(call, logits), runs)
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10 - before / 2**20
     np.save(Path(folder) / f"{way}.npy", labels)
-    return seconds, memory
+    return seconds, memory_mib("VmHWM") - before
+
+
+def memory_mib(field: str) -> float:
+    """The memory that this process holds (VmRSS) or has held at most (VmHWM), on Linux."""
+    status = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
+    return int(status[field].split()[0]) / 1024
 
 
 def image_rows(old: Shape, new: Shape, most_threads: int) -> list[Row]:
@@ -168,11 +173,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
     arguments = parser.parse_args()
-    rows = [row for image in IMAGES for row in image_rows(*image)]
-    rows += label_rows()
+    console = Console(width=130)
+    rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
-        rows += argmax_rows(folder)
-    Console(width=130).print(table(rows))
+        for measure in (*(partial(image_rows, *image) for image in IMAGES), label_rows, partial(argmax_rows, folder)):
+            new = measure()
+            console.print(table(new))
+            rows += new
     if arguments.json:
         arguments.json.write_text(json.dumps([asdict(row) | {"ratio": row.ratio} for row in rows], indent=1))
 

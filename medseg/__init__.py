@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from medseg.errors import MedsegError as MedsegError
     from medseg.evaluation import evaluate as evaluate
     from medseg.fingerprinting import Fingerprint as Fingerprint
-    from medseg.fingerprinting import fingerprint_dataset as fingerprint  # noqa: F401
+    from medseg.fingerprinting import fingerprint_dataset as fingerprint
     from medseg.io import read as read
     from medseg.io import write as write
-    from medseg.planning import plan_dataset as plan  # noqa: F401
+    from medseg.planning import plan_dataset as plan
     from medseg.planning.plan import Plan as Plan
-    from medseg.prediction import load_predictor as load_model  # noqa: F401
-    from medseg.prediction import predict_files as predict  # noqa: F401
+    from medseg.prediction import load_predictor as load_model
+    from medseg.prediction import predict_files as predict
     from medseg.volume import Box as Box
     from medseg.volume import Geometry as Geometry
     from medseg.volume import LabelVolume as LabelVolume
@@ -58,7 +58,27 @@ _PUBLIC = {
 }
 _MODULES = ("interop", "metrics", "resampling", "report")
 
-__all__ = [*_PUBLIC, "__version__"]
+__all__ = [
+    "Box",
+    "Dataset",
+    "Fingerprint",
+    "Geometry",
+    "LabelVolume",
+    "MedsegError",
+    "Plan",
+    "Volume",
+    "Workspace",
+    "__version__",
+    "evaluate",
+    "fingerprint",
+    "load_model",
+    "plan",
+    "plan_workspace",
+    "predict",
+    "read",
+    "train",
+    "write",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -22,6 +22,7 @@ from medseg.device import choose_device, choose_precision, describe
 from medseg.errors import CasesFailedError, DocumentError, UsageError
 from medseg.evaluation import Evaluation, Pair, Pairing, evaluate_pairs, write_tables
 from medseg.model import MODEL_FILE, WEIGHTS_FILE, ModelDocument, fold_folder, load_model
+from medseg.networks.memory import freed_memory_kept
 from medseg.planning.plan import Configuration
 from medseg.prediction import DEFAULT_SETTINGS, Job, PredictionSettings, Predictor, predict_cases
 from medseg.progress import Progress, silent
@@ -44,7 +45,7 @@ VALIDATION_FOLDER = "validation"
 # Prepared cases are held in memory while they take at most this part of what is free; else patches come from disk.
 MEMORY_SHARE = 0.5
 # Part of a budget that goes into iterations; the rest is for points of the learning curve and checkpoints.
-BUDGET_SHARE = 0.95
+BUDGET_SHARE = 0.9
 
 log = logging.getLogger(__name__)
 
@@ -208,9 +209,9 @@ def _train_fold(
     trainer = Trainer(workspace.plan, configuration, cases, held_out, run, device)
     if run.pretrained is not None:
         load_pretrained(trainer.network, workspace.plan, Path(run.pretrained))
-    document = ModelDocument(1, workspace.plan, configuration.name, tuple(range(configuration.dimensions)))
-    documents.save(document, folder.parent / MODEL_FILE)
-    finished = train_network(trainer, folder, should_stop=should_stop, progress=progress)
+    documents.save(ModelDocument(1, workspace.plan, configuration.name), folder.parent / MODEL_FILE)
+    with freed_memory_kept():
+        finished = train_network(trainer, folder, should_stop=should_stop, progress=progress)
     if (folder / PROGRESS_FILE).is_file():
         training_plot(folder / PROGRESS_FILE, folder / "progress.png")
     return finished
@@ -251,7 +252,8 @@ def _recipe_within(
     """The recipe that fills a budget, after a short measurement of the machine's speed."""
     began = time.monotonic()
     probe = replace(run, recipe=recipe_for_iterations(1_000, min(SMALLEST_BATCH, configuration.batch_size)))
-    measured = seconds_per_sample(Trainer(workspace.plan, configuration, cases, (), probe, device))
+    with freed_memory_kept():
+        measured = seconds_per_sample(Trainer(workspace.plan, configuration, cases, (), probe, device))
     left = (seconds - (time.monotonic() - began)) * BUDGET_SHARE
     recipe = recipe_for_budget(max(left, 1.0), measured, configuration.batch_size)
     log.info("one sample takes %.3f s: %d iterations of %d fit", measured, recipe.iterations, recipe.batch_size)

@@ -72,5 +72,6 @@ def run_demo(
         images=images,
         title="Phantoms: unseen cases",
         facts={"Model": f"{model.name}, fold 0", "Training": f"{demo.budget_seconds:.0f} s on this machine"},
+        links=("metrics.csv", "metrics.json", "summary.json"),
     )
     return DemoResult(evaluation, report)

@@ -53,6 +53,20 @@ def choose_precision(name: str, device: torch.device) -> Precision:
     raise UsageError(f"--precision {name}: expected auto, fp32, bf16 or fp16")
 
 
+def prediction_precision(name: str, device: torch.device, trained_in: Precision) -> Precision:
+    """The precision to predict in: as :func:`choose_precision`, but ``auto`` is never coarser than the training was.
+
+    A network that has learned with the rounding of half precision does not mind it; one that has not may.
+
+    Raises:
+        UsageError: the name is unknown, or the device cannot compute in it.
+    """
+    best = choose_precision(name, device)
+    if name != "auto" or best == trained_in:
+        return best
+    return "fp16" if trained_in == "fp16" and device.type == "cuda" else "fp32"
+
+
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
     """The context in which a network computes in the precision; weights stay float32."""
     if precision == "fp32":

@@ -55,6 +55,10 @@ class StorageError(MedsegError):
     """Nothing could be written: no space left, or no right to write."""
 
 
+class MemoryNeedError(MedsegError):
+    """A job needs more memory than it may take."""
+
+
 class CasesFailedError(MedsegError):
     """Some cases failed; the others were done.
 

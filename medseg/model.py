@@ -1,6 +1,6 @@
 """The model folder: everything prediction needs, and nothing else.
 
-    model.json                    plan, configuration, mirroring: readable
+    model.json                    plan and configuration: readable
     fold_0/weights.safetensors    one trained network a fold (fold_1 ...)
 
 Weights are safetensors and the rest is JSON: opening a model runs no code from it.
@@ -20,7 +20,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from medseg import atomic, documents, networks
-from medseg.errors import ModelError
+from medseg.device import Precision
+from medseg.errors import DocumentError, ModelError
 from medseg.planning.plan import Configuration, Plan
 
 MODEL_FILE = "model.json"
@@ -29,17 +30,28 @@ WEIGHTS_FILE = "weights.safetensors"
 
 @dataclass(frozen=True)
 class ModelDocument:
-    """What ``model.json`` holds.
-
-    Attributes:
-        configuration: name of the plan's configuration that the networks were trained for.
-        mirror_axes: axes (of the patch) along which predictions may be mirrored and averaged.
-    """
+    """What ``model.json`` holds: the plan, and the name of the configuration that the networks were trained for."""
 
     version: Literal[1]
     plan: Plan
     configuration: str
+
+
+@dataclass(frozen=True)
+class FoldFacts:
+    """How one fold was trained; lies in the header of its weights.
+
+    Attributes:
+        mirror_axes: axes (of the patch) along which it has seen mirrored scans, so that predictions may be averaged.
+        precision: what it was trained in.
+        seconds: training time.
+    """
+
     mirror_axes: tuple[int, ...]
+    precision: Precision
+    iterations: int
+    seconds: float
+    seed: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,12 +59,15 @@ class Model:
     """Trained networks of one configuration: an ensemble of folds.
 
     Attributes:
+        mirror_axes: axes along which all folds have seen mirrored scans.
+        precision: what they were trained in; of several the finest.
         weights: for each fold (by name) its tensors.
     """
 
     plan: Plan
     configuration: Configuration
     mirror_axes: tuple[int, ...]
+    precision: Precision
     weights: Mapping[str, Mapping[str, torch.Tensor]]
 
     def build_networks(self) -> tuple[torch.nn.Module, ...]:
@@ -100,8 +115,22 @@ def load_model(folder: str | os.PathLike[str], folds: Sequence[int | str] | None
         raise ModelError(
             f"{root}: no trained fold {', '.join(missing) or 'at all'} ({found}); train it or choose another"
         )
-    weights = {fold: load_tensors(fold_folder(root, fold) / WEIGHTS_FILE)[0] for fold in wanted}
-    return Model(document.plan, document.plan.configuration(document.configuration), document.mirror_axes, weights)
+    weights: dict[str, dict[str, torch.Tensor]] = {}
+    facts = []
+    for fold in wanted:
+        path = fold_folder(root, fold) / WEIGHTS_FILE
+        weights[fold], header = load_tensors(path)
+        try:
+            facts.append(documents.from_json(FoldFacts, header.get("fold"), where=str(path)))
+        except DocumentError as error:
+            raise ModelError(f"{error}; train this fold again") from error
+    return Model(
+        plan=document.plan,
+        configuration=document.plan.configuration(document.configuration),
+        mirror_axes=tuple(sorted(set.intersection(*(set(fold.mirror_axes) for fold in facts)))),
+        precision=max((fold.precision for fold in facts), key=("bf16", "fp16", "fp32").index),
+        weights=weights,
+    )
 
 
 def load_weights(network: torch.nn.Module, tensors: Mapping[str, torch.Tensor], where: str) -> None:

@@ -6,8 +6,10 @@ nnU-Net does (Isensee et al., Nature Methods 2021).
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import logging
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,11 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import psutil
 import torch
 
 from medseg import atomic, io
-from medseg.device import Precision, autocast, choose_device, choose_precision
-from medseg.errors import MedsegError, StorageError, UsageError
+from medseg.device import Precision, autocast, choose_device, prediction_precision
+from medseg.errors import MedsegError, MemoryNeedError, StorageError, UsageError
+from medseg.footprint import prediction_bytes
+from medseg.interop.nnunet import models as nnunet_models
 from medseg.model import Model, load_model
 from medseg.parallel import describe
 from medseg.preprocessing import Prepared, prepare, restore_logits, restore_probabilities
@@ -43,10 +48,12 @@ class PredictionSettings:
     Attributes:
         mirror: average over mirrored copies along the axes that the model allows.
         step: distance of neighbouring windows as part of the patch, in (0, 1].
+        max_ram_bytes: memory of this process not to exceed; a scan that needs more is refused before it starts.
     """
 
     mirror: bool = True
     step: float = 0.5
+    max_ram_bytes: int | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.step <= 1:
@@ -61,7 +68,8 @@ class Predictor:
 
     Args:
         model: one or several folds; their logits are averaged.
-        device, precision: names as on the command line; ``auto`` chooses the best the machine has.
+        device, precision: names as on the command line; ``auto`` chooses the best device the machine has, and the
+            fastest precision in which the model is at home.
 
     Raises:
         UsageError: the machine has no such device or precision.
@@ -78,7 +86,7 @@ class Predictor:
         self.model = model
         self.settings = settings
         self.device = choose_device(device)
-        self.precision: Precision = choose_precision(precision, self.device)
+        self.precision: Precision = prediction_precision(precision, self.device, model.precision)
         self.networks = tuple(network.to(self.device) for network in model.build_networks())
 
     def predict(self, source: Source, *, progress: Progress = silent) -> LabelVolume:
@@ -101,6 +109,31 @@ class Predictor:
         logits = self.logits(prepared)
         return self.mask(logits, prepared), restore_probabilities(logits, prepared.trace, self.model.plan.labels)
 
+    @property
+    def windows_together(self) -> int:
+        """Windows that are computed at once."""
+        voxels = BATCH_VOXELS.get(self.device.type, BATCH_VOXELS["cpu"])
+        return max(1, voxels // math.prod(self.model.configuration.patch_size))
+
+    def require_memory(self, images: Sequence[Path]) -> None:
+        """Raise if predicting the scan in these files would take the process beyond ``max_ram_bytes``.
+
+        Raises:
+            MemoryNeedError: says how much is needed.
+        """
+        limit = self.settings.max_ram_bytes
+        if limit is None:
+            return
+        header = io.probe(images[0])
+        header = dataclasses.replace(header, channels=len(self.model.plan.channels))
+        plan, configuration = self.model.plan, self.model.configuration
+        need = psutil.Process().memory_info().rss + prediction_bytes(header, plan, configuration, self.windows_together)
+        if need > limit:
+            raise MemoryNeedError(
+                f"{images[0]}: predicting needs up to {need / 1e9:.1f} GB of memory, --max-ram allows {limit / 1e9:.1f} GB;"
+                f" give --max-ram {need / 1e9 + 0.05:.1f}GB, or a scan with a smaller field of view"
+            )
+
     def mask(self, logits: torch.Tensor, prepared: Prepared) -> LabelVolume:
         """Logits (K, Z, Y, X) at the prepared spacing as a mask with file values on the scan's own grid."""
         labels = self.model.plan.labels
@@ -109,15 +142,20 @@ class Predictor:
 
     @torch.inference_mode()
     def logits(self, prepared: Prepared, *, progress: Progress = silent) -> torch.Tensor:
-        """Mean logits (K, Z, Y, X) float32 of a prepared scan over windows, mirrored copies and folds."""
-        return torch.cat(list(self._slabs(prepared, progress)), dim=1)
+        """Mean logits (K, Z, Y, X) float32 of a prepared scan over windows, mirrored copies and folds, on the CPU."""
+        whole = torch.empty((self.model.plan.labels.output_count, *prepared.image.shape[1:]))
+        first = 0
+        for slab in self._slabs(prepared, progress):
+            whole[:, first : first + slab.shape[1]] = slab
+            first += slab.shape[1]
+        return whole
 
     def _slabs(self, prepared: Prepared, progress: Progress) -> Iterator[torch.Tensor]:
         """Consecutive slabs (K, n, Y, X) of the scan's logits."""
         image = torch.from_numpy(prepared.image)
         patch_size = self.model.configuration.patch_size
         arguments = (patch_size, self.settings.step, self.model.plan.labels.output_count, self._network_logits)
-        together = max(1, BATCH_VOXELS.get(self.device.type, BATCH_VOXELS["cpu"]) // int(np.prod(patch_size)))
+        together = self.windows_together
         done = 0
         if len(patch_size) == 2:
             slices = (
@@ -171,13 +209,14 @@ def load_predictor(
     precision: str = "auto",
     settings: PredictionSettings = DEFAULT_SETTINGS,
 ) -> Predictor:
-    """A model folder on a device, ready to predict. By default all its folds, their logits averaged.
+    """A model folder, ours or nnU-Net v2's, on a device, ready to predict; by default all folds, logits averaged.
 
     Raises:
         ModelError: the folder or a fold is missing, damaged, or does not fit its plan.
         UsageError: the machine has no such device or precision.
     """
-    return Predictor(load_model(folder, folds), device, precision, settings)
+    reader = nnunet_models.load_model if nnunet_models.is_model_folder(folder) else load_model
+    return Predictor(reader(folder, folds), device, precision, settings)
 
 
 def predict_files(
@@ -258,6 +297,7 @@ def predict_cases(
 
 
 def _predict_case(predictor: Predictor, job: Job, probabilities: bool, progress: Progress) -> None:
+    predictor.require_memory(job.images)
     volume = io.read(job.images, channels=len(predictor.model.plan.channels))
     prepared = prepare(volume, predictor.model.plan, predictor.model.configuration, case=job.case)
     logits = predictor.logits(prepared, progress=progress)

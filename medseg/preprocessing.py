@@ -106,7 +106,7 @@ def prepare(
             f"{case}: {int((~np.isfinite(image)).sum())} voxels are NaN or infinite; replace them (for example by 0)"
         )
     _normalize(image, mask[crop.slices], configuration.normalization, plan.intensities)
-    shape, thick_axis = _target_grid(oriented.geometry.spacing_mm, crop.shape, configuration)
+    shape, thick_axis = target_grid(oriented.geometry.spacing_mm, crop.shape, configuration)
     trace = Trace(
         version=1,
         source_shape=volume.geometry.shape,
@@ -195,7 +195,7 @@ def _axis_change(geometry: Geometry, plan: Plan) -> AxisChange:
     )
 
 
-def _target_grid(
+def target_grid(
     spacing_mm: tuple[float, float, float], shape: tuple[int, int, int], configuration: Configuration
 ) -> tuple[tuple[int, int, int], int | None]:
     """Size after resampling and the axis to treat apart; in two dimensions slices keep their distance."""

@@ -101,6 +101,16 @@ def test_every_tensor_has_all_its_names() -> None:
     ]
 
 
+def test_nnunet_counts_decoder_stages_from_the_lowest() -> None:
+    spec = NetworkSpec("plain_unet", (2, 3, 4), ((3, 3),) * 3, ((1, 1), (2, 2), (2, 2)), (1, 1, 1), (1, 2))
+    ours = networks.build(spec, 1, 3).state_dict()
+    theirs = to_nnunet(ours, spec)
+    for number, stage in ((0, 1), (1, 0)):
+        assert theirs[f"decoder.seg_layers.{number}.weight"] is ours[f"heads.{stage}.weight"]
+        assert theirs[f"decoder.transpconvs.{number}.bias"] is ours[f"decoder.{stage}.up.bias"]
+    assert theirs["decoder.stages.0.convs.1.conv.weight"] is ours["decoder.1.blocks.1.conv.weight"]
+
+
 def test_names_of_a_residual_encoder() -> None:
     state = to_nnunet(networks.build(RESIDUAL, 1, 3).state_dict(), RESIDUAL)
     shortcut = {name for name in state if name.startswith("encoder.stages.1.blocks.0.skip.")}

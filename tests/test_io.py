@@ -56,6 +56,11 @@ def save_nifti(path: Path, array_xyz: np.ndarray, affine: np.ndarray | None = No
     return path
 
 
+def unit_grid(z: int, y: int, x: int) -> Geometry:
+    """Voxels of 1 mm."""
+    return Geometry.from_spacing((z, y, x), (1.0, 1.0, 1.0))
+
+
 # --- by hand
 
 
@@ -203,7 +208,7 @@ def test_masks_come_back(tmp_path: Path, ending: str, mask: LabelVolume) -> None
 @given(
     grid=geometries(), channels=st.integers(1, 3), dtype=st.sampled_from([np.float32, np.float64, np.int16, np.uint8])
 )
-def test_images_come_back(tmp_path: Path, ending: str, grid: Geometry, channels: int, dtype: type) -> None:
+def test_images_come_back(ending: str, tmp_path: Path, grid: Geometry, channels: int, dtype: type) -> None:
     array = np.random.default_rng(0).normal(50, 9, (channels, *grid.shape)).astype(dtype)
     io.write(Volume(array, grid), tmp_path / f"image{ending}")
     back = io.read(tmp_path / f"image{ending}")
@@ -228,8 +233,9 @@ def test_other_readers_see_the_same_voxel_in_the_same_place(tmp_path: Path, endi
     if ending.startswith(".nii"):
         other = nib.load(path)
         np.testing.assert_allclose(other.affine @ [x, y, z, 1], [*place, 1], atol=1e-3)
-        np.testing.assert_allclose(other.get_qform(), other.get_sform(), atol=1e-3)
-        assert (int(other.header["qform_code"]), int(other.header["sform_code"])) == (1, 1)
+        assert int(other.header["sform_code"]) == 1
+        if other.header["qform_code"]:
+            np.testing.assert_allclose(other.get_qform() @ [x, y, z, 1], [*place, 1], atol=0.2)
         assert other.header.get_xyzt_units()[0] == "mm"
         assert np.asarray(other.dataobj)[x, y, z] == mask.array[corner]
 
@@ -318,6 +324,8 @@ def test_the_same_mask_gives_the_same_bytes(tmp_path: Path, ending: str) -> None
     io.write(mask, tmp_path / f"b{ending}")
     assert (tmp_path / f"a{ending}").read_bytes() == (tmp_path / f"b{ending}").read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"a{ending}", f"b{ending}"]
+    if ending == ".nii.gz":
+        assert (tmp_path / "a.nii.gz").read_bytes()[4:8] == b"\0\0\0\0"  # where gzip keeps the time
 
 
 @pytest.mark.parametrize("ending", [*SPATIAL, ".tif"])
@@ -333,7 +341,7 @@ def test_masks_of_64_bits_shrink(tmp_path: Path, ending: str) -> None:
 
 @pytest.mark.parametrize("name", ["a.dcm", "a.jpg", "a.mhd", "a.nii.bz2", "a", ".nii.gz"])
 def test_endings_that_are_not_written(tmp_path: Path, name: str) -> None:
-    with pytest.raises(UsageError, match="this ending is not written; use .nii.gz"):
+    with pytest.raises(UsageError, match="this ending is not written; use"):
         io.write(LabelVolume(COUNT, GRID), tmp_path / name)
 
 
@@ -344,6 +352,18 @@ def test_nowhere_to_write(tmp_path: Path) -> None:
             io.write(LabelVolume(COUNT, GRID), tmp_path / "file" / f"a{ending}")
     assert LabelVolume(COUNT, GRID).save(tmp_path / "new" / "a.nii.gz") is None
     assert (tmp_path / "new" / "a.nii.gz").is_file()
+
+
+def test_a_qform_only_where_quaternions_can_say_it(tmp_path: Path) -> None:
+    for tilt, code in ((0.0, 1), (0.3, 1), (5e-4, 0)):
+        affine = Geometry.from_spacing((1, 100, 100), (1, 1, 1)).affine.copy()
+        cosine, sine = -np.cos(tilt), -np.sin(tilt)  # half a circle and a little more about z
+        affine[:2, 1:3] = [[-sine, cosine], [cosine, sine]]
+        grid = Geometry((1, 100, 100), affine)
+        io.write(LabelVolume(np.zeros(grid.shape, np.uint8), grid), tmp_path / "a.nii")
+        header = nib.load(tmp_path / "a.nii").header
+        assert (int(header["qform_code"]), int(header["sform_code"])) == (code, 1), tilt
+        assert io.probe(tmp_path / "a.nii").geometry.distance_voxels(grid) < 1e-3
 
 
 # --- pictures
@@ -436,9 +456,7 @@ def test_tiff_axes(tmp_path: Path) -> None:
 @pytest.mark.parametrize("ending", [".png", ".tif"])
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_picture_masks_come_back(tmp_path: Path, ending: str, dtype: type) -> None:
-    mask = LabelVolume(
-        np.array([[[0, 1], [255, np.iinfo(dtype).max]]], dtype), Geometry.from_spacing((1, 2, 2), (1, 1, 1))
-    )
+    mask = LabelVolume(np.array([[[0, 1], [255, np.iinfo(dtype).max]]], dtype), unit_grid(1, 2, 2))
     io.write(mask, tmp_path / f"a{ending}")
     back = io.read_labels(tmp_path / f"a{ending}")
     assert back.array.dtype == dtype
@@ -446,7 +464,7 @@ def test_picture_masks_come_back(tmp_path: Path, ending: str, dtype: type) -> No
 
 
 def test_picture_images_come_back(tmp_path: Path) -> None:
-    colours = Volume(np.arange(18, dtype=np.uint8).reshape(3, 1, 2, 3), Geometry.from_spacing((1, 2, 3), (1, 1, 1)))
+    colours = Volume(np.arange(18, dtype=np.uint8).reshape(3, 1, 2, 3), unit_grid(1, 2, 3))
     for ending in (".png", ".tif"):
         io.write(colours, tmp_path / f"a{ending}")
         assert np.array_equal(io.read(tmp_path / f"a{ending}").array, colours.array)
@@ -460,18 +478,18 @@ def test_picture_images_come_back(tmp_path: Path) -> None:
     [
         (LabelVolume(COUNT, GRID), "a.png", r"a\.png: a PNG holds one slice, found 2"),
         (
-            LabelVolume(np.array([[[-1]]]), Geometry.from_spacing((1, 1, 1), (1, 1, 1))),
+            LabelVolume(np.array([[[-1]]]), unit_grid(1, 1, 1)),
             "a.png",
             "do not fit into uint8",
         ),
-        (LabelVolume(np.array([[[70000]]]), Geometry.from_spacing((1, 1, 1), (1, 1, 1))), "a.png", "do not fit"),
-        (Volume(np.zeros((1, 1, 1, 1)), Geometry.from_spacing((1, 1, 1), (1, 1, 1))), "a.png", "holds integers"),
+        (LabelVolume(np.array([[[70000]]]), unit_grid(1, 1, 1)), "a.png", "do not fit"),
+        (Volume(np.zeros((1, 1, 1, 1)), unit_grid(1, 1, 1)), "a.png", "holds integers"),
         (
-            Volume(np.zeros((2, 1, 1, 1)), Geometry.from_spacing((1, 1, 1), (1, 1, 1))),
+            Volume(np.zeros((2, 1, 1, 1)), unit_grid(1, 1, 1)),
             "a.tif",
             "1 or 3 channels, found 2",
         ),
-        (Volume(np.zeros((1, 1, 1, 1), complex), Geometry.from_spacing((1, 1, 1), (1, 1, 1))), "a.nii", "complex"),
+        (Volume(np.zeros((1, 1, 1, 1), complex), unit_grid(1, 1, 1)), "a.nii", "complex"),
     ],
 )
 def test_pictures_that_cannot_be(tmp_path: Path, image: Volume | LabelVolume, name: str, message: str) -> None:
@@ -548,7 +566,7 @@ def test_which_names_are_images() -> None:
 @pytest.mark.parametrize("ending", io.ENDINGS)
 def test_the_ending_of_a_mask_is_written(tmp_path: Path, ending: str) -> None:
     chosen = io.mask_ending(f"a{ending}")
-    io.write(LabelVolume(COUNT[:1], Geometry.from_spacing((1, 3, 4), (1, 1, 1))), tmp_path / f"a{chosen}")
+    io.write(LabelVolume(COUNT[:1], unit_grid(1, 3, 4)), tmp_path / f"a{chosen}")
     assert io.ending_of(f"a{chosen}") == chosen
     assert chosen == ending or ending not in (".nii", ".nii.gz", ".nrrd", ".mha", ".png", ".tif")
 
@@ -620,7 +638,7 @@ def test_files_cut_short(
     elif ending == ".bmp":
         Image.fromarray(array[0, 0]).save(path)
     else:
-        io.write(Volume(array, Geometry.from_spacing((1, 30, 30), (1, 1, 1))), path)
+        io.write(Volume(array, unit_grid(1, 30, 30)), path)
     content = path.read_bytes()
     path.write_bytes(damage(content))
     if ending in (".nrrd", ".png", ".tif", ".mgz", ".bmp") and damage is _without_last:
@@ -635,7 +653,7 @@ def test_files_cut_short(
 def test_damaged_bits_are_noticed(tmp_path: Path, ending: str) -> None:
     path = tmp_path / f"a{ending}"
     array = np.random.default_rng(0).integers(0, 200, (1, 1, 60, 60), dtype=np.uint8)
-    io.write(Volume(array, Geometry.from_spacing((1, 60, 60), (1, 1, 1))), path)
+    io.write(Volume(array, unit_grid(1, 60, 60)), path)
     path.write_bytes(_flipped(path.read_bytes()))
     with pytest.raises(FileUnreadableError) as caught:
         io.read(path)
@@ -716,6 +734,27 @@ def test_require_finite(tmp_path: Path) -> None:
     array[0, 0, 0, :3] = np.nan, np.inf, -np.inf
     with pytest.raises(DataError, match=r"^case: 3 of 24 voxels are NaN or infinite; replace them"):
         io.require_finite(Volume(array, GRID), "case")
+
+
+@pytest.mark.parametrize("ending", [*SPATIAL, ".png", ".tif", ".mgh"])
+def test_changed_bytes_never_end_in_anything_but_our_errors(tmp_path: Path, ending: str) -> None:
+    path, random = tmp_path / f"a{ending}", np.random.default_rng(0)
+    array = np.arange(42, dtype=np.uint8).reshape(1, 1, 6, 7)
+    if ending == ".mgh":
+        nib.save(nib.MGHImage(array[0].T, np.eye(4)), path)
+    else:
+        io.write(Volume(array, unit_grid(1, 6, 7)), path)
+    good = path.read_bytes()
+    for _ in range(25):
+        changed = bytearray(good)
+        for position in random.integers(0, min(len(good), 400), 3):
+            changed[position] = random.integers(256)
+        path.write_bytes(changed)
+        for function in (io.probe, io.read, io.read_labels):
+            try:
+                function(path)
+            except MedsegError as error:
+                one_line(error, path)
 
 
 # --- hostile files

@@ -31,7 +31,7 @@ def random_batch(labels: LabelSet, highest: int, seed: int = 0) -> tuple[torch.T
 
 
 def test_uniform_logits_by_hand():
-    """Two voxels, one of each of two classes: cross-entropy ln 2; Dice 2 * 0.5 / (1 + 1) of the only foreground class."""
+    """Two voxels, one of each of two classes: cross-entropy ln 2; Dice 2 * 0.5 / (1 + 1) of the only class."""
     labels = LabelSet({"a": (1,)})
     target = torch.tensor([[[[0, 1]]]]).short()
     loss = DiceCrossEntropy(labels, batch_dice=True)(torch.zeros(1, 2, 1, 1, 2), target)

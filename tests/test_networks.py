@@ -87,6 +87,16 @@ def test_network_of_one_stage_by_hand() -> None:
     assert logits.flatten().tolist() == pytest.approx([0.44, 6.5, 6.5, 0.44], rel=1e-4)
 
 
+def test_normalisation_by_hand() -> None:
+    # variance 3e-5, so with nnU-Net's epsilon of 1e-5 divided by the root of 4e-5
+    x = math.sqrt(3e-5) * torch.tensor([[[[-1.0, 1.0]]]])
+    half_root_3 = math.sqrt(3) / 2
+    out = normalize(x, torch.tensor([2.0]), torch.tensor([1.0]), activate=False)
+    assert out.flatten().tolist() == pytest.approx([1 - 2 * half_root_3, 1 + 2 * half_root_3], rel=1e-5)
+    activated = normalize(x, torch.tensor([2.0]), torch.tensor([1.0]), True, residual=torch.full_like(x, -1.0))
+    assert activated.flatten().tolist() == pytest.approx([-0.02 * half_root_3, 2 * half_root_3], rel=1e-5)
+
+
 def test_upsampling_by_hand() -> None:
     weight = torch.tensor([[[[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]]])  # one channel to one, blocks of 2 x 3
     out = upsample(torch.tensor([[[[1.0, 10.0]]]]), weight, torch.tensor([0.5]))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -33,9 +35,7 @@ def test_tiles_cover_every_voxel_and_stay_inside(size, patch, step):
         assert 0 <= start <= max(size - patch, 0)
         covered[start : start + patch] = True
     assert covered.all()
-    assert all(
-        later - earlier <= max(1, np.ceil(patch * step)) for earlier, later in zip(starts, starts[1:], strict=False)
-    )
+    assert all(later - earlier <= max(1, np.ceil(patch * step)) for earlier, later in itertools.pairwise(starts))
 
 
 def test_gaussian_weights_peak_at_the_centre_and_never_vanish():

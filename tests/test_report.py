@@ -184,7 +184,8 @@ def test_many_labels_and_cases_are_cut_short(study: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(page, "MOST_FINDINGS", 1)
     monkeypatch.setattr(plots, "MOST_POINTS", 1)
     found = report(study, {f"organ {value}": value for value in range(1, 16)})
-    assert "There are too many to list here" in found.text
+    assert "too many labels and cases" in found.text
+    assert {link[1:] for link in found.links if link.startswith("#")} <= set(found.ids)
     assert "1 more are in metrics.csv" in found.text
     assert all(f"organ {value}" in found.text for value in range(1, 16))
 
@@ -336,6 +337,20 @@ def test_pictures_are_shown_as_they_are_stored() -> None:
     (view,) = overlays.views(mask, mask, (1,), oriented=False)
     np.testing.assert_array_equal(view.reference, array[0])
     assert view.marks == ("", "", "", "")
+
+
+def test_a_page_of_pictures(tmp_path: Path) -> None:
+    array = np.zeros((40, 60), np.uint8)
+    array[10:20, 10:30] = 255
+    for folder in ("references", "predictions"):
+        (tmp_path / folder).mkdir()
+        Image.fromarray(array).save(tmp_path / folder / "cell.png")
+    found = report(tmp_path, {"cell": 255})
+    assert "a pixel counts as 1 mm" in found.text
+    assert "patient" not in found.text
+    assert "1 case," in found.text
+    (picture,) = found.pictures
+    assert (np.abs(picture.astype(int) - (0x38, 0xC6, 0xFF)).sum(axis=-1) < 120).sum() > 100
 
 
 def test_masks_and_scan_must_share_a_grid() -> None:

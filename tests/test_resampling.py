@@ -270,7 +270,7 @@ def test_larger_volumes_have_no_seams(device, monkeypatch):
     whole = resize_argmax(logits, new), resize(logits, new, 1), resize_labels(plain, (13, 14, 15))
     monkeypatch.setattr(axes, "SLAB_VOXELS", 1200)
     monkeypatch.setattr(labels, "SLAB_VOXELS", 1200)
-    monkeypatch.setattr(labels, "GATHERED", 4000)
+    monkeypatch.setattr(labels, "AT_ONCE", 30)
     there = logits.to(device)
     assert torch.equal(resize_argmax(there, new).cpu(), whole[0])
     assert torch.equal(resize(there, new, 1).cpu(), whole[1])
@@ -388,6 +388,7 @@ def test_autocast_does_not_lower_the_precision():
         (lambda: resize_labels(np.ones((1, 2, 2, 2), int), (2, 2, 2)), "array: expected numpy or torch .Z, Y, X."),
         (lambda: resize_argmax(torch.ones(2, 2, 2), (2, 2, 2)), "array: expected"),
         (lambda: resize_argmax(torch.ones(2, 2, 2, 2, dtype=torch.int32), (2, 2, 2)), "logits: expected a floating"),
+        (lambda: resize_argmax(torch.ones(0, 2, 2, 2), (2, 2, 2)), "array: expected"),
         (lambda: resize_argmax(np.ones((2, 2, 2, 2)), (2, 2, 2)), "found ndarray"),
         (lambda: resize_regions(torch.ones(2, 2, 2, 2), (2, 2, 2), [1]), "values: expected 2, one for each region"),
         (lambda: resize_regions(torch.ones(1, 2, 2, 2), (2, 2, 2), [2**40]), "values: expected integers of at most 32"),

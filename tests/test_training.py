@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from examples import LABELS, small_configuration, small_plan
+from examples import LABELS, small_plan
 
 from medseg.augmentation import AugmentationPolicy
 from medseg.errors import ModelError

@@ -10,9 +10,10 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-# Without a terminal a line is printed when a job has come this much further, but not more often than that.
+# Without a terminal a line is printed for every tenth of a job, but not more often, and not less, than this.
 _LINE_SHARE = 0.1
-_LINE_SECONDS = 10.0
+_AT_LEAST_SECONDS = 5.0
+_AT_MOST_SECONDS = 60.0
 
 
 class Display:
@@ -68,7 +69,8 @@ class Display:
     def _print_line(self, done: float, total: float, what: str) -> None:
         now = time.monotonic()
         since, at = self._printed
-        if now - since < _LINE_SECONDS or (done - at < _LINE_SHARE * total and done < total):
+        due = now - since > _AT_MOST_SECONDS or done - at >= _LINE_SHARE * total
+        if not due or now - since < _AT_LEAST_SECONDS:
             return
         self._printed = (now, done)
         elapsed = now - self._began

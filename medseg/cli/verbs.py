@@ -68,8 +68,9 @@ def run_evaluation(
     scans = {}
     if images is not None:
         scans = {io.name_of(path).removesuffix("_0000"): path for path in sorted(images.iterdir())}
-    facts = {"Predictions": str(predictions), "References": str(references)}
-    return EvaluationResult(evaluation, evaluation_report(evaluation, output, images=scans, facts=facts))
+    facts = {"Predictions": predictions.name, "References": references.name}
+    tables = ("metrics.csv", "metrics.json", "summary.json")
+    return EvaluationResult(evaluation, evaluation_report(evaluation, output, images=scans, facts=facts, links=tables))
 
 
 @dataclass(frozen=True)

@@ -50,9 +50,10 @@ def survey_nnunet(content: dict[str, Any], document: Path, root: Path) -> Survey
         return Survey(_dataset(content, document, channels, cases, []), ())
     ending = _ending(content, root / "imagesTr")
     cases, findings = _scan(root / "imagesTr", root / "labelsTr", ending, len(channels))
-    if not cases and not findings:
+    if not cases:
         raise DataError(
-            f"{document}: no cases: looked for {root / 'imagesTr'}/CASE_0000{ending}; found {listing(root)}"
+            f"{document}: no cases: looked for {root / 'imagesTr'}/CASE_0000{ending}, where 0000 is the channel;"
+            f" found {listing(root)}{f', such as {findings[0].file}' if findings else ''}"
         )
     tests, _ = _scan(root / "imagesTs", None, ending, len(channels))
     announced = content.get("numTraining", len(cases))

@@ -53,4 +53,5 @@ def listing(folder: Path) -> str:
             counts[io.ending_of(path) or path.suffix or "no ending"] += 1
     if not counts:
         return "no files"
-    return ", ".join(f"{count} {ending}" for ending, count in counts.most_common(5))
+    ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{count} {ending}" for ending, count in ranked[:5])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -122,21 +123,22 @@ def _amount(voxels: float, volume_ml: float) -> str:
 
 
 def _bootstrap_mean(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Bounds (columns,) of the 95 % interval of each column's mean of finite values (cases, columns); NaN below two.
-
-    The draws come from a generator of their own, so that one table always gives one interval.
-    """
-    cases = len(values)
+    """Bounds (columns,) of the 95 % interval of each column's mean of finite values (cases, columns); NaN below two."""
     finite = np.isfinite(values)
-    if cases < 2:
-        return np.full(values.shape[1], np.nan), np.full(values.shape[1], np.nan)
-    weights = np.random.default_rng(0).multinomial(cases, np.full(cases, 1 / cases), size=RESAMPLES).astype(float)
-    counts = weights @ finite
-    means = np.divide(
-        weights @ np.where(finite, values, 0), counts, out=np.full(counts.shape, np.nan), where=counts > 0
-    )
-    means[:, finite.sum(axis=0) < 2] = np.nan
-    known = ~np.isnan(means).all(axis=0)
     bounds = np.full((2, values.shape[1]), np.nan)
-    bounds[:, known] = np.nanpercentile(means[:, known], (2.5, 97.5), axis=0)
+    known = finite.sum(axis=0) > 1
+    if known.any():
+        weights = _draws(len(values))
+        counts = weights @ finite[:, known]
+        # A draw may hold none of the finite values; it has no mean and does not count.
+        sums = weights @ np.where(finite, values, 0)[:, known]
+        means = np.divide(sums, counts, out=np.full(counts.shape, np.nan), where=counts > 0)
+        bounds[:, known] = np.nanpercentile(means, (2.5, 97.5), axis=0)
     return bounds[0], bounds[1]
+
+
+@lru_cache(maxsize=1)
+def _draws(cases: int) -> np.ndarray:
+    """How often each case is drawn, (RESAMPLES, cases); from a generator of its own, so that figures stay the same."""
+    generator = np.random.default_rng(0)
+    return generator.multinomial(cases, np.full(cases, 1 / cases), size=RESAMPLES).astype(float)

@@ -103,12 +103,15 @@ def _examine_folder(folder: Path, progress: Progress) -> Iterator[Finding]:
     unknown: Counter[str] = Counter()
     images = []
     for path in sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")):
-        if io.is_image_name(path) or formats.is_minc(path):
-            images.append(path)
-        elif formats.is_dicom(path):
-            dicom[path.parent] += 1
-        elif io.ending_of(path) is None:
-            unknown[path.suffix or path.name] += 1
+        try:
+            if io.is_image_name(path) or formats.is_minc(path):
+                images.append(path)
+            elif formats.is_dicom(path):
+                dicom[path.parent] += 1
+            elif io.ending_of(path) is None:
+                unknown[path.suffix or path.name] += 1
+        except OSError:
+            images.append(path)  # reading it will say why it cannot be read
     for number, path in enumerate(images):
         progress(number, len(images), "examining")
         volume, findings = examine_file(path, None)

@@ -82,7 +82,7 @@ def compare_grids(case: str, file: Path, grid: Geometry, other: Path, other_grid
         problem = f"grid lies {_apart(apart, grid)} off that of {file.name}"
         remedy = f"take over the grid of {file.name}: {_take_grid(file, other)}"
         if apart > SURELY_MEANT_WITHIN_VOXELS:
-            remedy = f"look at both overlaid; if the voxels belong together, {remedy}; else resample it"
+            remedy = f"look at both overlaid, and resample it unless the voxels belong together; then {remedy}"
     yield Finding("error", problem, case, other, remedy)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from nibabel.freesurfer.mghformat import MGHHeader
@@ -44,7 +45,7 @@ def _parse(path: Path) -> tuple[np.dtype, Geometry, int]:
         raise FileUnreadableError(f"the header is cut short: expected {_HEADER_SIZE} bytes, found {len(block)}")
     try:
         header = MGHHeader(block, check=False)
-        sizes, affine, dtype = header.get_data_shape(), header.get_affine(), np.dtype(header.get_data_dtype())
+        sizes, affine, dtype = header.get_data_shape(), header.get_affine(), cast(np.dtype, header.get_data_dtype())
     except (HeaderDataError, ValueError, KeyError) as error:
         raise FileUnreadableError(f"the header makes no sense: {' '.join(str(error).split())}") from error
     x, y, z, channels = (*map(int, sizes), *[1] * (4 - len(sizes)))

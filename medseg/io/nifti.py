@@ -18,7 +18,7 @@ from nibabel.spatialimages import HeaderDataError
 from medseg.errors import FileUnreadableError, GeometryError
 from medseg.io import content
 from medseg.io.header import Header, narrowed, native, native_dtype
-from medseg.volume import Geometry, LabelVolume, Volume
+from medseg.volume import EQUAL_WITHIN_VOXELS, Geometry, LabelVolume, Volume
 
 logger = logging.getLogger(__name__)
 
@@ -160,6 +160,10 @@ def _new_header(
         header.set_sform(affine, code=_SCANNER)
         header.set_qform(affine, code=_SCANNER)
         header.set_xyzt_units("mm")
+        qform, sform = form_geometries(header, geometry.shape)
+        if qform and sform and qform.distance_voxels(sform) > EQUAL_WITHIN_VOXELS:
+            # Quaternions in single precision lose small tilts of a grid that is turned by half a circle.
+            header["qform_code"] = 0
     else:
         for name in _GRID_FIELDS:
             header[name] = like[name]

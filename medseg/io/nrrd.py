@@ -10,7 +10,7 @@ import nrrd
 import numpy as np
 
 from medseg.errors import FileUnreadableError, GeometryError
-from medseg.io.header import Header, narrowed, native, native_dtype
+from medseg.io.header import Header, narrowed, native
 from medseg.volume import Geometry, LabelVolume, Volume
 
 # Sign of x and y from the file's space to RAS; a file that names no known space is taken as LPS, as ITK does.
@@ -22,14 +22,21 @@ _TO_RAS = {
 }
 _LPS_TO_RAS = (-1.0, -1.0)
 _SPATIAL_KINDS = ("domain", "space")
+# Names of the format: https://teem.sourceforge.net/nrrd/format.html
 _TYPES = {
-    "char": np.int8,
-    "short": np.int16,
-    "int": np.int32,
-    "long long": np.int64,
-    "longlong": np.int64,
-    "float": np.float32,
-    "double": np.float64,
+    np.int8: ("signed char", "int8", "int8_t"),
+    np.uint8: ("uchar", "unsigned char", "uint8", "uint8_t"),
+    np.int16: ("short", "short int", "signed short", "signed short int", "int16", "int16_t"),
+    np.uint16: ("ushort", "unsigned short", "unsigned short int", "uint16", "uint16_t"),
+    np.int32: ("int", "signed int", "int32", "int32_t"),
+    np.uint32: ("uint", "unsigned int", "uint32", "uint32_t"),
+    np.int64: (
+        *("longlong", "long long", "long long int", "signed long long", "signed long long int"),
+        *("int64", "int64_t"),
+    ),
+    np.uint64: ("ulonglong", "unsigned long long", "unsigned long long int", "uint64", "uint64_t"),
+    np.float32: ("float",),
+    np.float64: ("double",),
 }
 _COMPRESSION = 3
 
@@ -158,14 +165,12 @@ def _spatial_axes(header: dict[str, Any], count: int, directions: np.ndarray | N
 
 
 def _dtype(name: str) -> np.dtype:
-    """numpy's type for a type name of the format, such as ``"unsigned short"``, ``"uint16_t"`` or ``"uint16"``."""
-    plain = name.removesuffix("_t").removeprefix("signed ").removesuffix(" int")
-    unsigned = plain.startswith(("unsigned ", "uchar", "ushort", "uint", "ulong"))
-    plain = plain.removeprefix("unsigned ").removesuffix(" int")
-    if unsigned and plain.startswith("u"):
-        plain = plain[1:]
-    try:
-        dtype = np.dtype(_TYPES.get(plain, plain))
-    except TypeError:
-        raise FileUnreadableError(f"voxels of type {name!r} are not supported; expected integers or reals") from None
-    return native_dtype(np.dtype(f"u{dtype.itemsize}") if unsigned else dtype)
+    """numpy's type for a type name of the format.
+
+    Raises:
+        FileUnreadableError: the name is not known.
+    """
+    for dtype, names in _TYPES.items():
+        if name in names:
+            return np.dtype(dtype)
+    raise FileUnreadableError(f"voxels are {name!r}, expected integers or real numbers")

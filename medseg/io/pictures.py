@@ -21,6 +21,8 @@ _PNG_MAGIC = b"\x89PNG"
 _PNG_DEPTH, _PNG_COLOUR = 24, 25
 _TIFF_MAGIC = (b"II", b"MM")
 _TIFF_ENDINGS = (".tif", ".tiff")
+# No compression packs this tightly: a damaged header, for which no memory should be sought.
+_LARGEST_UNPACKING = 5000
 _TIFF_CHANNELS, _TIFF_SLICES = "SC", "ZQIT"
 
 
@@ -120,6 +122,8 @@ def _read_tiff(path: Path) -> np.ndarray:
         if len(file.series) != 1:
             raise FileUnreadableError(f"the TIFF holds {len(file.series)} pictures of different shape; split it")
         series = file.series[0]
+        if series.nbytes > _LARGEST_UNPACKING * path.stat().st_size:
+            raise FileUnreadableError(f"the TIFF claims {series.nbytes} bytes of pixels; it is damaged, copy it again")
         try:
             array, axes = series.asarray(), series.axes
         except ValueError:

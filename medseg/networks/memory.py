@@ -7,10 +7,11 @@ import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# Parameters of glibc's mallopt(3), and its defaults.
-_TRIM_THRESHOLD, _MMAP_MAX = -1, -4
-_NEVER_TRIM, _NO_MMAP = -1, 0
-_DEFAULT_TRIM_BYTES, _DEFAULT_MMAPS = 128 * 1024, 65_536
+# Parameters of glibc's mallopt(3). Setting one ends glibc's own adjustment of the two thresholds, so afterwards they
+# are put where that adjustment ends for a process that frees large blocks: 32 MiB and twice as much.
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
+_NEVER_TRIM, _NO_MMAPS = -1, 0
+_USUAL_MMAPS, _USUAL_MMAP_BYTES = 65_536, 32 * 2**20
 
 
 @contextmanager
@@ -24,11 +25,12 @@ def freed_memory_kept() -> Iterator[None]:
         yield
         return
     libc = ctypes.CDLL(None)
-    libc.mallopt(_MMAP_MAX, _NO_MMAP)
+    libc.mallopt(_MMAP_MAX, _NO_MMAPS)
     libc.mallopt(_TRIM_THRESHOLD, _NEVER_TRIM)
     try:
         yield
     finally:
-        libc.mallopt(_MMAP_MAX, _DEFAULT_MMAPS)
-        libc.mallopt(_TRIM_THRESHOLD, _DEFAULT_TRIM_BYTES)
+        libc.mallopt(_MMAP_MAX, _USUAL_MMAPS)
+        libc.mallopt(_MMAP_THRESHOLD, _USUAL_MMAP_BYTES)
+        libc.mallopt(_TRIM_THRESHOLD, 2 * _USUAL_MMAP_BYTES)
         libc.malloc_trim(0)

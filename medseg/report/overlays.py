@@ -227,6 +227,8 @@ def _draw_view(axes: Axes, view: View, limits: tuple[float, float], bar_mm: int)
     axes.text(0.5, 0.985, top, ha="center", va="top", fontsize=10, fontweight="bold", **text)
     axes.text(0.5, 0.015, bottom, ha="center", va="bottom", fontsize=10, fontweight="bold", **text)
     axes.text(0.02, 0.985, view.title, ha="left", va="top", fontsize=7.5, **text)
+    if not any(view.marks):  # a picture, whose scale nobody knows
+        return
     x, y = 0.03 * width, 0.97 * height
     axes.plot((x, x + bar_mm), (y, y), color="white", linewidth=2, solid_capstyle="butt")
     axes.annotate(

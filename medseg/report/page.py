@@ -12,13 +12,13 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from importlib import metadata, resources
+from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from medseg import atomic, io
+from medseg import __version__, atomic, io
 from medseg.errors import DataError
 from medseg.evaluation import Evaluation, Pair, findings, foreground_mean, summarize
 from medseg.io.formats import is_picture
@@ -34,7 +34,7 @@ WORST_CASES = 8
 MOST_FINDINGS = 60
 """Findings that are listed; the rest are counted."""
 MOST_CELLS = 20_000
-"""Figures in the table of all cases; with more, it is left to ``metrics.csv``."""
+"""Figures in the table of all cases; with more, each case has its mean and its lowest alone."""
 
 # Name, unit and digits of the metrics in the table of results.
 _SUMMARY_METRICS = {
@@ -88,9 +88,9 @@ def evaluation_report(
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
 
-    cases = evaluation.cases
-    anchors = {case: f"case-{index}" for index, case in enumerate(cases)}
-    by_case = _case_rows(evaluation)
+    anchors = {case: f"case-{index}" for index, case in enumerate(evaluation.cases)}
+    cases = _case_rows(evaluation)
+    unscaled = any(is_picture(pair.reference) for pair in evaluation.pairs.values() if pair.reference.is_file())
     summary = summarize(evaluation.table)
     found = [
         replace(finding, text=_without_folders(finding.text, evaluation.pairs.get(finding.case)))
@@ -104,7 +104,8 @@ def evaluation_report(
         title=title,
         created=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
         evaluation=evaluation,
-        facts={**(facts or {}), **_standing_facts(evaluation)},
+        facts={**(facts or {}), **_standing_facts(evaluation, unscaled)},
+        unscaled=unscaled,
         headline=_headline(summary),
         absent=[
             row["label"] for row in summary.to_dict("records") if row["metric"] == "dice" and math.isnan(row["mean"])
@@ -115,11 +116,12 @@ def evaluation_report(
         anchors=anchors,
         metrics=_SUMMARY_METRICS,
         rows=_summary_rows(evaluation, summary),
-        distributions=Markup(plots.distributions(evaluation.done, anchors)) if by_case else "",
-        agreement=Markup(plots.agreement(evaluation.done, anchors)) if by_case else "",
-        drawn=_draw_worst(evaluation, by_case, images or {}, anchors),
+        distributions=Markup(plots.distributions(evaluation.done, anchors)) if cases else "",
+        agreement=Markup(plots.agreement(evaluation.done, anchors)) if cases else "",
+        drawn=_draw_worst(evaluation, cases, images or {}, anchors),
         colors=(overlays.REFERENCE_COLOR, overlays.PREDICTION_COLOR),
-        cells=by_case if len(evaluation.table) <= MOST_CELLS else None,
+        cases=cases,
+        columns=list(evaluation.labels) if len(evaluation.table) <= MOST_CELLS else [],
         links=links,
     )
     path = Path(folder) / REPORT_FILE
@@ -136,7 +138,7 @@ def figure_text(value: float, digits: int = 3) -> str:
     return f"{value:.{digits}f}".replace("-", "\N{MINUS SIGN}")
 
 
-def _standing_facts(evaluation: Evaluation) -> dict[str, str]:
+def _standing_facts(evaluation: Evaluation, unscaled: bool) -> dict[str, str]:
     labels = ", ".join(
         str(label) if label == values[0] else f"{label} ({', '.join(map(str, values))})"
         for label, values in evaluation.labels.items()
@@ -144,10 +146,12 @@ def _standing_facts(evaluation: Evaluation) -> dict[str, str]:
     facts = {
         "Labels": labels or "none found",
         "Tolerance of surface Dice": f"{evaluation.tolerance_mm:g} mm",
-        "Made with": f"medseg {metadata.version('medseg')}",
+        "Made with": f"medseg {__version__}",
     }
     if evaluation.ignore is not None:
         facts["Not counted"] = f"voxels whose reference holds {evaluation.ignore}"
+    if unscaled:
+        facts["Lengths"] = "pictures have no scale: a pixel counts as 1 mm"
     return facts
 
 
@@ -186,40 +190,50 @@ def _summary_rows(evaluation: Evaluation, summary: pd.DataFrame) -> list[_Row]:
     ]
 
 
-def _case_rows(evaluation: Evaluation) -> dict[str, list[dict[Any, Any]]]:
-    """The rows of each case that did not fail, a label each; none where nothing has a label."""
-    if not evaluation.labels:
-        return {}
-    cases = defaultdict(list)
-    for row in evaluation.done.to_dict("records"):
-        cases[row["case"]].append(row)
-    return dict(cases)
+@dataclass(frozen=True)
+class _CaseRow:
+    """One case in the table of all cases; ``lowest`` is the row of the label with the lowest Dice, if any has one."""
+
+    mean: float
+    lowest: dict[Any, Any] | None
+    cells: list[dict[Any, Any]]
+
+
+def _case_rows(evaluation: Evaluation) -> dict[str, _CaseRow]:
+    """Every case that did not fail; none where nothing has a label."""
+    by_case = defaultdict(list)
+    for row in evaluation.done.to_dict("records") if evaluation.labels else []:
+        by_case[row["case"]].append(row)
+    cases = {}
+    for case, rows in by_case.items():
+        defined = [row for row in rows if not math.isnan(row["dice"])]
+        mean = sum(row["dice"] for row in defined) / len(defined) if defined else math.nan
+        cases[case] = _CaseRow(mean, min(defined, key=lambda row: row["dice"], default=None), rows)
+    return cases
 
 
 def _draw_worst(
     evaluation: Evaluation,
-    by_case: Mapping[str, list[dict[Any, Any]]],
+    cases: Mapping[str, _CaseRow],
     images: Mapping[str, str | os.PathLike[str]],
     anchors: Mapping[str, str],
 ) -> dict[str, list[_Drawn]]:
     """Pictures under their headings: the cases with the lowest mean Dice, and one from the middle."""
-    defined = {case: [row for row in rows if not math.isnan(row["dice"])] for case, rows in by_case.items()}
-    dice = {case: sum(row["dice"] for row in rows) / len(rows) for case, rows in defined.items() if rows}
-    ranked = sorted(dice, key=lambda case: dice[case])
+    lowest = {case: row.lowest for case, row in cases.items() if row.lowest is not None}
+    ranked = sorted(lowest, key=lambda case: cases[case].mean)
     chosen = {"Worst cases": ranked[:WORST_CASES]}
     if len(ranked) > 2 * WORST_CASES:
         chosen["For comparison, the case in the middle"] = [ranked[len(ranked) // 2]]
     return {
-        heading: [_draw_case(evaluation, defined[case], images.get(case), anchors[case]) for case in cases]
-        for heading, cases in chosen.items()
+        heading: [_draw_case(evaluation, lowest[case], images.get(case), anchors[case]) for case in chosen_cases]
+        for heading, chosen_cases in chosen.items()
     }
 
 
 def _draw_case(
-    evaluation: Evaluation, rows: list[dict[Any, Any]], image_path: str | os.PathLike[str] | None, anchor: str
+    evaluation: Evaluation, worst: dict[Any, Any], image_path: str | os.PathLike[str] | None, anchor: str
 ) -> _Drawn:
-    """A case's picture at the label with the lowest Dice."""
-    worst = min(rows, key=lambda row: row["dice"])
+    """A case's picture at one label, given by its row."""
     pair = evaluation.pairs[worst["case"]]
     prediction, reference = io.read_labels(pair.prediction), io.read_labels(pair.reference)
     image, note = None, ""

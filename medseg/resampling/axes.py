@@ -17,7 +17,7 @@ from torch import Tensor
 
 from medseg.errors import UsageError
 
-SLAB_VOXELS = 2**20  # worked on at once: arrays that stay in the cache cost a third of those that do not
+SLAB_VOXELS = 2**19  # worked on at once: arrays that stay in the cache cost a third of those that do not
 BAND_ROWS = 48  # of a cubic matrix, applied at once: few, to skip its zeros; many, to be a matrix product
 
 

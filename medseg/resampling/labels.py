@@ -6,7 +6,7 @@ point inside has their label and nothing is computed; only new voxels in other c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import TypeVar, cast
 
@@ -26,12 +26,11 @@ from medseg.resampling.axes import (
     take,
 )
 
-GATHERED = 2**22  # corner values gathered at once
+AT_ONCE = 2**16  # voxels at boundaries decided at once: arrays of this length stay in the cache
 
 Array = TypeVar("Array", np.ndarray, Tensor)
-Vote = Callable[[Tensor, float], Tensor]
-Weights = list[tuple[Tensor, Tensor] | None]
-Decide = Callable[[Tensor, Weights], Tensor]
+Vote = Callable[[Iterable[Tensor], float], Tensor]
+Decide = Callable[[Tensor, Tensor, list[Tensor]], Tensor]
 
 
 @torch.no_grad()
@@ -45,15 +44,14 @@ def resize_argmax(logits: Tensor, shape: Sequence[int], thick_axis: int | None =
 
     Raises UsageError for arguments of another form.
     """
-    _check_logits(logits)
-    dtype = _working_type(logits)
+    dtype = _checked_logits(logits, shape, thick_axis)
     code = _smallest_type(0, len(logits) - 1)
     # Each interpolated logit is the same increasing function of its corners, so a winner at all corners wins between
     # them. Only a lower channel may draw level by rounding: three blends of two products err by less than 3 eps of the
     # largest logit, in either channel. Logits of half precision differ by more, if at all.
     largest = max(abs(float(extreme)) for extreme in torch.aminmax(logits)) if logits.dtype == dtype else 0.0
     lead = 16 * torch.finfo(dtype).eps * largest
-    return _resize_votes(logits, shape, thick_axis, dtype, partial(_argmax, code=code, dtype=dtype), lead)
+    return _resize_votes(logits, shape, thick_axis, dtype, partial(_argmax, code=code), lead)
 
 
 @torch.no_grad()
@@ -68,14 +66,13 @@ def resize_regions(
 
     Raises UsageError for arguments of another form.
     """
-    _check_logits(logits)
+    dtype = _checked_logits(logits, shape, thick_axis)
     if len(values) != len(logits):
         raise UsageError(f"values: expected {len(logits)}, one for each region, found {len(values)}")
-    dtype = _working_type(logits)
     code = _smallest_type(min(0, *values), max(len(values), *values))
     # If one region is the last positive one at all corners, it is so between them, unless products fall to 0.
     lead = 16 * torch.finfo(dtype).tiny
-    result = _resize_votes(logits, shape, thick_axis, dtype, partial(_last_positive, code=code, dtype=dtype), lead)
+    result = _resize_votes(logits, shape, thick_axis, dtype, partial(_last_positive, code=code), lead)
     table = torch.tensor([0, *values], dtype=code, device=logits.device)
     for plane in result:
         plane.copy_(table[plane.int()])
@@ -107,25 +104,22 @@ def resize_labels(labels: Array, shape: Sequence[int], thick_axis: int | None = 
 def _resize_votes(
     logits: Tensor, shape: Sequence[int], thick_axis: int | None, dtype: torch.dtype, vote: Vote, lead: float
 ) -> Tensor:
-    """``vote(resize(logits.to(dtype), shape, 1, thick_axis), 0)``; ``vote`` turns logits (C, ...) into codes (...).
+    """``vote(resize(logits.to(dtype), shape, 1, thick_axis), 0)``; ``vote`` turns channels (...) into codes (...).
 
     Corners that vote alike, with ``lead`` required and without, must leave no other vote to the points between them.
     """
-    old, new = checked_shape(logits, 4, shape, thick_axis)
-    step = max(1, SLAB_VOXELS // 8 // (old[1] * old[2]))
-    slabs_of_logits = logits.split(step, dim=1)
-    codes = torch.cat([vote(slab, 0.0) for slab in slabs_of_logits])
-    doubtful = torch.zeros_like(codes, dtype=torch.bool)
-    if lead:
-        doubtful = torch.cat([vote(slab, lead) for slab in slabs_of_logits]) != codes
+    old, new = tuple(logits.shape[1:]), tuple(shape)
 
-    def decide(corners: Tensor, weights: Weights) -> Tensor:
-        corners = corners.to(dtype)
-        for pair in weights:
-            lower, upper = corners[:, 0], corners[:, -1]
-            corners = lower if pair is None else lower.mul_(pair[0]).add_(upper.mul_(pair[1]))
-        return vote(corners, 0.0)
+    def votes(lead: float) -> Tensor:
+        step = max(1, SLAB_VOXELS // 8 // (old[1] * old[2]))
+        slabs_of_logits = logits.split(step, dim=1)
+        return torch.cat([vote((channel.to(dtype) for channel in slab), lead) for slab in slabs_of_logits])
 
+    def decide(channels: Tensor, corners: Tensor, weights: list[Tensor]) -> Tensor:
+        return vote((_blend(channel, corners, weights, dtype) for channel in channels), 0.0)
+
+    codes = votes(0.0)
+    doubtful = votes(lead) != codes if lead else torch.zeros_like(codes, dtype=torch.bool)
     operators = linear_operators(old, new, thick_axis, logits.device, dtype)
     return _resize_cells(codes, doubtful, logits, operators, cheapest_order(old, new), decide)
 
@@ -140,14 +134,12 @@ def _resize_cells(
 ) -> Tensor:
     """``codes`` (Z, Y, X) on the new grid where the corners of a cell agree and none is ``doubtful``, else ``decide``.
 
-    ``decide`` is given N voxels: their corners (K, i, j, k, N) in ``sources`` (K, Z, Y, X), and for each of the axes
-    i, j, k, which come in ``order``, two weights (N,), or None where the axis is not blended and has length 1.
+    ``decide`` is given ``sources`` (K, Z, Y, X) as they lie in memory (K, n) and the ``_corners`` of some voxels.
     """
     mixed = _mixed_cells(codes, doubtful, operators)
     result = codes.new_empty([len(operator.lower) for operator in operators])
     along_z, *in_plane = operators
     memory = _each_memory(sources)
-    at_once = max(1, GATHERED // (8 * max(8, len(sources))))
     for start, stop in slabs(codes.shape, result.shape):
         planes, along_slab = along_z.part(start, stop)
         uniform, unsettled = codes[planes], mixed[planes]
@@ -155,11 +147,9 @@ def _resize_cells(
             lower = (along_slab, *in_plane)[axis].lower
             uniform, unsettled = take(uniform, axis, lower), take(unsettled, axis, lower)
         result[start:stop] = uniform
-        for voxels in unsettled.nonzero().split(at_once):
+        for voxels in unsettled.nonzero().split(AT_ONCE):
             voxels[:, 0] += start
-            index, weights = _corners(voxels, operators, order, sources.stride()[1:])
-            corners = memory.gather(1, index.flatten().expand(len(memory), -1)).view(len(memory), *index.shape)
-            result[voxels.unbind(1)] = decide(corners, weights)
+            result[voxels.unbind(1)] = decide(memory, *_corners(voxels, operators, order, sources.stride()[1:]))
     return result
 
 
@@ -182,59 +172,66 @@ def _mixed_cells(codes: Tensor, doubtful: Tensor, operators: list[Nearest | Line
 
 def _corners(
     voxels: Tensor, operators: list[Nearest | Linear], order: list[int], strides: Sequence[int]
-) -> tuple[Tensor, Weights]:
-    """Where in memory the corners of ``voxels`` (N, 3) lie, (i, j, k, N), and their weights along i, j, k."""
-    index = voxels.new_zeros(1)
-    weights: Weights = []
+) -> tuple[Tensor, list[Tensor]]:
+    """Where in memory the corners of ``voxels`` (N, 3) lie, (2**k, N), and the weights (2, N) of k blended axes.
+
+    The first axis in ``order`` divides the corners into halves, the next divides these, and so on.
+    """
+    corners = voxels.new_zeros(1, len(voxels))
+    weights = []
     for axis in order:
         operator, at = operators[axis], voxels[:, axis]
         ends = operator.lower[at][None]
         if isinstance(operator, Linear):
             ends = torch.stack((operator.lower[at], operator.upper[at]))
-            weights.append((operator.lower_weight[at], operator.upper_weight[at]))
-        else:
-            weights.append(None)
-        index = index.unsqueeze(-2) + ends * strides[axis]
-    return index, weights
+            weights.append(torch.stack((operator.lower_weight[at], operator.upper_weight[at])))
+        corners = (corners[:, None] + ends * strides[axis]).flatten(0, 1)
+    return corners, weights
 
 
-def _argmax(logits: Tensor, lead: float, code: torch.dtype, dtype: torch.dtype) -> Tensor:
+def _blend(memory: Tensor, corners: Tensor, weights: list[Tensor], dtype: torch.dtype) -> Tensor:
+    """(N,) what ``Linear.apply`` gives one axis after the other, to the last bit."""
+    values = [memory.index_select(0, corner).to(dtype) for corner in corners]
+    for lower_weight, upper_weight in weights:
+        half = len(values) // 2
+        pairs = zip(values[:half], values[half:], strict=True)
+        values = [lower.mul_(lower_weight).add_(upper.mul_(upper_weight)) for lower, upper in pairs]
+    return values[0]
+
+
+def _argmax(channels: Iterable[Tensor], lead: float, code: torch.dtype) -> Tensor:
     """The first of the largest channels; to be larger is to lead all channels before by more than ``lead``."""
-    best = logits[0].to(dtype, copy=True)
+    channels = iter(channels)
+    best = next(channels).clone()
     winner = torch.zeros_like(best, dtype=code)
-    for channel in range(1, len(logits)):
-        values = logits[channel].to(dtype)
-        ahead = values > (best + lead if lead else best)
-        torch.maximum(winner, ahead.to(code).mul_(channel), out=winner)
-        torch.maximum(best, values, out=best)
+    for number, channel in enumerate(channels, 1):
+        ahead = channel > (best + lead if lead else best)
+        torch.maximum(winner, ahead.to(code).mul_(number), out=winner)
+        torch.maximum(best, channel, out=best)
     return winner
 
 
-def _last_positive(logits: Tensor, lead: float, code: torch.dtype, dtype: torch.dtype) -> Tensor:
+def _last_positive(channels: Iterable[Tensor], lead: float, code: torch.dtype) -> Tensor:
     """1 + the last channel above ``lead``, or 0."""
-    last = torch.zeros_like(logits[0], dtype=code)
-    for channel in range(len(logits)):
-        above = logits[channel].to(dtype) > lead
-        torch.maximum(last, above.to(code).mul_(channel + 1), out=last)
+    channels = iter(channels)
+    last = (next(channels) > lead).to(code)
+    for number, channel in enumerate(channels, 2):
+        torch.maximum(last, (channel > lead).to(code).mul_(number), out=last)
     return last
 
 
-def _majority(corners: Tensor, weights: Weights) -> Tensor:
+def _majority(sources: Tensor, corners: Tensor, weights: list[Tensor]) -> Tensor:
     """The highest label whose corners weigh at least 0.5 together, or 0; sums as scipy's, to the last bit."""
-    weight = torch.ones(1, dtype=torch.float64, device=corners.device)
-    for pair in weights:
-        weight = weight.unsqueeze(-2) if pair is None else weight.unsqueeze(-2) * torch.stack(pair)
-    labels = corners.flatten(0, -2)
+    labels = sources[0][corners]
     shares = torch.zeros(labels.shape, dtype=torch.float64, device=labels.device)
-    for label, share in zip(labels, weight.flatten(0, -2), strict=True):
+    weight = torch.ones_like(shares[:1])
+    for pair in weights:
+        weight = (weight[:, None] * pair).flatten(0, 1)
+    for label, share in zip(labels, weight, strict=True):
         shares += share * (labels == label)
     enough = shares >= 0.5
     lowest = torch.iinfo(labels.dtype).min
     return labels.masked_fill(~enough, lowest).amax(0).where(enough.any(0), 0)
-
-
-def _working_type(logits: Tensor) -> torch.dtype:
-    return torch.float64 if logits.dtype == torch.float64 else torch.float32
 
 
 def _smallest_type(lowest: int, highest: int) -> torch.dtype:
@@ -244,10 +241,13 @@ def _smallest_type(lowest: int, highest: int) -> torch.dtype:
     raise UsageError(f"values: expected integers of at most 32 bits, found {lowest} to {highest}")
 
 
-def _check_logits(logits: Tensor) -> None:
+def _checked_logits(logits: Tensor, shape: Sequence[int], thick_axis: int | None) -> torch.dtype:
+    """The type to work with, if the arguments are what they should be."""
     if not isinstance(logits, Tensor) or not logits.dtype.is_floating_point:
         found = logits.dtype if isinstance(logits, Tensor) else type(logits).__name__
         raise UsageError(f"logits: expected a floating torch tensor (C, Z, Y, X), found {found}")
+    checked_shape(logits, 4, shape, thick_axis)
+    return torch.float64 if logits.dtype == torch.float64 else torch.float32
 
 
 def _integer_tensor(labels: np.ndarray | Tensor) -> Tensor:

@@ -18,12 +18,12 @@ from typing import Literal
 
 import torch
 
-from medseg import atomic, networks
+from medseg import atomic, documents, networks
 from medseg.augmentation import AugmentationPolicy
 from medseg.device import Precision, autocast
 from medseg.errors import MedsegError
 from medseg.labels import LabelSet
-from medseg.model import WEIGHTS_FILE, input_channels, save_tensors
+from medseg.model import WEIGHTS_FILE, FoldFacts, input_channels, save_tensors
 from medseg.planning.plan import Configuration, Plan
 from medseg.progress import Progress, silent
 from medseg.training.checkpoint import HistoryRow, RunState, load_checkpoint, save_checkpoint
@@ -84,7 +84,9 @@ class Trainer:
         self.cases = cases
         self.run = run
         self.device = device
-        self.policy = AugmentationPolicy.default(configuration.patch_size)
+        self.policy = AugmentationPolicy.default(
+            configuration.patch_size, mirror_axes=None if run.recipe.mirror else ()
+        )
         self.network = networks.build(
             configuration.network,
             input_channels(plan, configuration),
@@ -187,8 +189,14 @@ def train_network(
             saved = time.monotonic()
         if stopping:
             return False
-    facts = {"iterations": recipe.iterations, "seconds": state.seconds, "seed": trainer.run.seed}
-    save_tensors(folder / WEIGHTS_FILE, trainer.network.state_dict(), facts)
+    facts = FoldFacts(
+        mirror_axes=trainer.policy.mirror_axes,
+        precision=trainer.run.precision,
+        iterations=recipe.iterations,
+        seconds=state.seconds,
+        seed=trainer.run.seed,
+    )
+    save_tensors(folder / WEIGHTS_FILE, trainer.network.state_dict(), {"fold": documents.to_json(facts)})
     (folder / CHECKPOINT_FILE).unlink(missing_ok=True)
     return True
 

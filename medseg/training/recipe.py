@@ -21,7 +21,6 @@ SMALLEST_BATCH = 2
 SHORT_RUN_EPOCHS = 20
 
 OptimizerName = Literal["sgd", "adamw"]
-Precision = Literal["fp32", "bf16", "fp16"]
 
 
 @dataclass(frozen=True)
@@ -34,6 +33,7 @@ class Recipe:
         epoch_iterations: steps between points of the learning curve.
         warmup_iterations: steps over which the learning rate rises from zero.
         gradient_clip: largest norm of the gradient.
+        mirror: show mirrored scans, and average over mirrored copies when predicting.
         because: why these were chosen, for the log.
     """
 
@@ -45,6 +45,7 @@ class Recipe:
     epoch_iterations: int
     warmup_iterations: int
     gradient_clip: float
+    mirror: bool
     because: str
 
     def learning_rate_at(self, iteration: int) -> float:
@@ -65,6 +66,7 @@ def recipe_for_iterations(iterations: int, batch_size: int) -> Recipe:
             epoch_iterations=EPOCH_ITERATIONS,
             warmup_iterations=0,
             gradient_clip=12.0,
+            mirror=True,
             because=f"{iterations} iterations are enough for nnU-Net's SGD (momentum 0.99) with batch {batch_size}",
         )
     return Recipe(
@@ -76,7 +78,11 @@ def recipe_for_iterations(iterations: int, batch_size: int) -> Recipe:
         epoch_iterations=max(1, min(EPOCH_ITERATIONS, math.ceil(iterations / SHORT_RUN_EPOCHS))),
         warmup_iterations=min(50, iterations // 10),
         gradient_clip=12.0,
-        because=f"{iterations} iterations are too few for SGD with momentum 0.99: AdamW with batch {batch_size}",
+        mirror=False,
+        because=(
+            f"{iterations} iterations are too few for SGD with momentum 0.99 and for learning every mirrored view:"
+            f" AdamW with batch {batch_size}, no mirroring"
+        ),
     )
 
 

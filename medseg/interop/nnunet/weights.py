@@ -93,8 +93,8 @@ def _encoder_names(spec: NetworkSpec) -> Iterator[tuple[str, str]]:
             yield from _block_names(f"{theirs}.conv1", f"{ours}.first")
             yield from _block_names(f"{theirs}.conv2", f"{ours}.second")
             if incoming != spec.features[stage]:
-                # in nnU-Net's shortcut a strided block's pooling comes first and takes the number 0
-                place = int(block == 0 and any(step > 1 for step in spec.strides[stage]))
+                # a strided block pools first, which is number 0 of nnU-Net's shortcut
+                place = int(any(step > 1 for step in spec.strides[stage]))
                 yield from _block_names(f"{theirs}.skip.{place}", f"{ours}.shortcut", bias=False)
             incoming = spec.features[stage]
 
@@ -114,8 +114,9 @@ def _layer_names(theirs: str, ours: str, bias: bool = True) -> Iterator[tuple[st
 def _check_shapes(found: Mapping[str, Tensor], spec: NetworkSpec, aliases: Mapping[str, str]) -> None:
     """Compare with the network that the plans describe; only the numbers of input and output channels are free."""
     first = found["encoder.0.0.conv.weight" if spec.family == "plain_unet" else "stem.conv.weight"]
-    in_channels, out_channels = (first.shape + (1, 1))[1], (found["heads.0.bias"].shape + (1,))[0]
-    for ours, expected in networks.tensor_shapes(spec, max(in_channels, 1), max(out_channels, 1)).items():
+    in_channels = max(first.shape[1], 1) if first.ndim > 1 else 1
+    out_channels = max(found["heads.0.bias"].numel(), 1)
+    for ours, expected in networks.tensor_shapes(spec, in_channels, out_channels).items():
         shape = tuple(found[ours].shape)
         if shape != expected:
             raise ModelError(f"nnU-Net weights: {aliases[ours]} has shape {shape}, but the plans make it {expected}")
