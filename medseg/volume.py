@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -22,6 +22,8 @@ EQUAL_WITHIN_VOXELS = 0.02
 # Columns of an affine at less than 90 degrees: a scanner's oblique grid is orthogonal, a sheared one is an error.
 ORTHOGONAL_WITHIN = 0.02
 CANONICAL = "RAS"
+# Beyond this angle from every anatomical orientation the nearest one is a matter of chance. The largest is 62.8 degrees.
+OBLIQUE_DEGREES = 40.0
 
 _AXIS_CODES = (("L", "R"), ("P", "A"), ("I", "S"))
 
@@ -126,16 +128,32 @@ class Geometry:
     @property
     def orientation(self) -> str:
         """Nearest anatomical directions of the axes in file order (x, y, z), such as ``"RAS"`` or ``"LPS"``."""
-        world = self._nearest_world_axes()
-        return "".join(_AXIS_CODES[world[axis]][int(self.affine[world[axis], axis] > 0)] for axis in (2, 1, 0))
+        directions = self._anatomical_directions()
+        return "".join(_AXIS_CODES[directions[axis][0]][int(directions[axis][1] > 0)] for axis in (2, 1, 0))
 
-    def _nearest_world_axes(self) -> tuple[int, ...]:
-        """For each array axis the world axis (0 R, 1 A, 2 S) it follows, each used once, best in total."""
-        cosines = np.abs(self.affine[:3, :3]) / np.linalg.norm(self.affine[:3, :3], axis=0)
-        return max(
-            itertools.permutations((2, 1, 0)),
-            key=lambda world: sum(cosines[w, a] for a, w in enumerate(world)),
-        )
+    def _anatomical_directions(self) -> tuple[tuple[int, int], ...]:
+        """For each array axis the world axis (0 R, 1 A, 2 S) it follows, each used once, and its sign.
+
+        The nearest of those that do not turn the patient into a mirror image. Where even the nearest is more than
+        ``OBLIQUE_DEGREES`` away (the short axis of a heart, say), the header names no orientation clearly; then the
+        stored axes count as x, y, z, so that scans acquired alike are shown alike.
+        """
+        cosines = self.affine[:3, :3] / np.linalg.norm(self.affine[:3, :3], axis=0)
+        handedness = np.sign(np.linalg.det(cosines))
+
+        def nearest(orders: Iterable[tuple[int, ...]]) -> tuple[float, tuple[tuple[int, int], ...]]:
+            candidates = []
+            for order, signs in itertools.product(orders, itertools.product((1, -1), repeat=3)):
+                matrix = np.zeros((3, 3))
+                matrix[order, range(3)] = signs
+                if np.linalg.det(matrix) * handedness > 0:
+                    candidates.append((float((matrix * cosines).sum()), tuple(zip(order, signs, strict=True))))
+            return max(candidates, key=lambda candidate: candidate[0])
+
+        trace, directions = nearest(itertools.permutations((2, 1, 0)))
+        if trace < 1 + 2 * np.cos(np.deg2rad(OBLIQUE_DEGREES)):
+            _, directions = nearest([(2, 1, 0)])
+        return directions
 
     def change_to(self, orientation: str) -> AxisChange:
         """The exchange and reversal of axes that brings this grid nearest to an orientation such as ``"RAS"``.
@@ -151,10 +169,10 @@ class Geometry:
         if len(orientation) != 3 or len(wanted) != 3:
             raise UsageError(f"an orientation names R/L, A/P and S/I once each, such as RAS; found {orientation!r}")
         order, flips = [0, 0, 0], [False, False, False]
-        for axis, world in enumerate(self._nearest_world_axes()):
+        for axis, (world, sign) in enumerate(self._anatomical_directions()):
             new, positive = wanted[world]
             order[new] = axis
-            flips[new] = bool((self.affine[world, axis] > 0) != positive)
+            flips[new] = (sign > 0) != positive
         return AxisChange((order[0], order[1], order[2]), (flips[0], flips[1], flips[2]))
 
     def changed(self, change: AxisChange) -> Geometry:

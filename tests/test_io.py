@@ -304,6 +304,18 @@ def test_a_mask_like_a_real_nifti(tmp_path: Path, shared: Path, name: str) -> No
     assert io.read(tmp_path / "mask.nii.gz").geometry == geometry
 
 
+def test_a_mask_like_a_nifti_2_in_micrometres(tmp_path: Path) -> None:
+    # A third needs double precision, which only NIfTI-2 stores.
+    scan = nib.Nifti2Image(COUNT.T, np.diag([1000 / 3, 2000, 5000, 1]))
+    scan.header.set_xyzt_units("micron", "sec")
+    nib.save(scan, tmp_path / "scan.nii")
+    geometry = io.read(tmp_path / "scan.nii").geometry
+    assert geometry.spacing_mm == pytest.approx((5, 2, 1 / 3))
+    io.write(LabelVolume(COUNT, geometry), tmp_path / "mask.nii.gz", like=tmp_path / "scan.nii")
+    assert np.array_equal(nib.load(tmp_path / "mask.nii.gz").affine, scan.affine)
+    assert io.read(tmp_path / "mask.nii.gz").geometry == geometry
+
+
 def test_a_mask_that_does_not_lie_on_the_grid_of_its_scan(tmp_path: Path) -> None:
     scan = save_nifti(tmp_path / "scan.nii", COUNT)
     with pytest.raises(GeometryError, match=r"the mask to write and .*scan\.nii lie on different grids"):
@@ -392,6 +404,9 @@ def test_alpha_is_dropped_where_it_says_nothing(tmp_path: Path) -> None:
     assert io.read(tmp_path / "clear.png").channels == 4
     Image.fromarray(pixels[..., 2:]).save(tmp_path / "grey.png")
     assert io.read(tmp_path / "grey.png").channels == 2
+    pixels[..., 3] = 255
+    Image.fromarray(pixels[..., 2:]).save(tmp_path / "grey.png")
+    assert io.read(tmp_path / "grey.png").channels == 1
 
 
 def test_grey_counts_as_colour_where_that_is_expected(tmp_path: Path) -> None:

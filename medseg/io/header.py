@@ -49,6 +49,14 @@ def native_dtype(dtype: np.dtype) -> np.dtype:
     return dtype.newbyteorder("=")
 
 
+def storable(array: np.ndarray) -> np.ndarray:
+    """The array in the type that is written: native, but integers of 64 bits, which few programs read, narrowed."""
+    array = native(array)
+    if array.dtype.kind in "iu" and array.dtype.itemsize == 8:
+        return narrowed(array, (np.uint8, np.uint16, np.int16, np.int32, np.int64))
+    return array
+
+
 def narrowed(array: np.ndarray, kinds: tuple[type[np.integer], ...]) -> np.ndarray:
     """An integer array in the first of some types that holds all its values.
 

@@ -11,7 +11,7 @@ import numpy as np
 import SimpleITK as sitk  # noqa: N813
 
 from medseg.errors import FileUnreadableError, GeometryError
-from medseg.io.header import Header, narrowed, native
+from medseg.io.header import Header, native, storable
 from medseg.volume import Geometry, LabelVolume, Volume
 
 _LPS = np.diag([-1.0, -1.0, 1.0])
@@ -59,9 +59,7 @@ def write(image: Volume | LabelVolume, path: Path, like: Path | None) -> None:
     Raises:
         ValueError: voxels of a type that is not written.
     """
-    array = native(image.array.reshape(-1, *image.geometry.shape))
-    if array.dtype.kind in "iu" and array.dtype.itemsize == 8:
-        array = narrowed(array, (np.uint8, np.uint16, np.int16, np.int32, np.int64))
+    array = storable(image.array.reshape(-1, *image.geometry.shape))
     picture = (
         sitk.GetImageFromArray(array[0])
         if len(array) == 1

@@ -17,7 +17,7 @@ from nibabel.spatialimages import HeaderDataError
 
 from medseg.errors import FileUnreadableError, GeometryError
 from medseg.io import content
-from medseg.io.header import Header, narrowed, native, native_dtype
+from medseg.io.header import Header, native, native_dtype, storable
 from medseg.volume import EQUAL_WITHIN_VOXELS, Geometry, LabelVolume, Volume
 
 logger = logging.getLogger(__name__)
@@ -127,10 +127,7 @@ def write(image: Volume | LabelVolume, path: Path, like: Path | None) -> None:
     Raises:
         ValueError: voxels of a type that NIfTI cannot hold.
     """
-    array = image.array.reshape(-1, *image.geometry.shape)
-    array = np.ascontiguousarray(native(array))
-    if array.dtype.kind in "iu" and array.dtype.itemsize == 8:
-        array = narrowed(array, (np.uint8, np.uint16, np.int16, np.int32, np.int64))
+    array = np.ascontiguousarray(storable(image.array.reshape(-1, *image.geometry.shape)))
     header = _new_header(image.geometry, array, raw_header(like) if like else None)
     with path.open("wb") as file:
         if path.name.lower().endswith(".gz"):

@@ -10,7 +10,7 @@ import nrrd
 import numpy as np
 
 from medseg.errors import FileUnreadableError, GeometryError
-from medseg.io.header import Header, narrowed, native
+from medseg.io.header import Header, native, storable
 from medseg.volume import Geometry, LabelVolume, Volume
 
 # Sign of x and y from the file's space to RAS; a file that names no known space is taken as LPS, as ITK does.
@@ -90,41 +90,27 @@ def raw_header(path: Path) -> dict[str, Any]:
     return header
 
 
-def write(image: Volume | LabelVolume, path: Path, like: Path | None) -> None:
-    """Write one file; space, origin and directions are taken from the NRRD file ``like``, digit for digit, if given.
+def write(image: Volume | LabelVolume, path: Path, like: Path | None) -> None:  # noqa: ARG001
+    """Write one file. The format stores the grid as it is, so ``like`` has nothing more exact to give.
 
     Raises:
         ValueError: voxels of a type that is not written.
     """
-    array = native(image.array.reshape(-1, *image.geometry.shape))
-    if array.dtype.kind in "iu" and array.dtype.itemsize == 8:
-        array = narrowed(array, (np.uint8, np.uint16, np.int16, np.int32, np.int64))
-    header = {"encoding": "gzip", "kinds": ["domain"] * 3, **_grid_fields(image.geometry, like)}
+    array = storable(image.array.reshape(-1, *image.geometry.shape))
+    affine = np.diag([*_LPS_TO_RAS, 1.0, 1.0]) @ image.geometry.affine
+    header: dict[str, Any] = {
+        "encoding": "gzip",
+        "space": "left-posterior-superior",
+        "kinds": ["domain"] * 3,
+        "space directions": affine[:3, [2, 1, 0]].T,
+        "space origin": affine[:3, 3],
+    }
     if len(array) == 1:
         array = array[0]
     else:
         header["kinds"].append("list")
         header["space directions"] = np.vstack([header["space directions"], [np.nan] * 3])
     nrrd.write(str(path), array, header, compression_level=_COMPRESSION, index_order="C")
-
-
-def _grid_fields(geometry: Geometry, like: Path | None) -> dict[str, Any]:
-    if like is not None:
-        source = raw_header(like)
-        directions = np.array(source.get("space directions", np.empty((0, 3))), dtype=np.float64)
-        directions = directions[np.isfinite(directions).all(axis=1)] if directions.size else directions
-        if directions.shape == (3, 3) and "space" in source and "space origin" in source:
-            return {
-                "space": source["space"],
-                "space directions": directions,
-                "space origin": np.array(source["space origin"]),
-            }
-    affine = np.diag([*_LPS_TO_RAS, 1.0, 1.0]) @ geometry.affine
-    return {
-        "space": "left-posterior-superior",
-        "space directions": affine[:3, [2, 1, 0]].T,
-        "space origin": affine[:3, 3],
-    }
 
 
 def _parse(header: dict[str, Any]) -> tuple[Geometry, int | None]:

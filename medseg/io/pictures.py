@@ -13,7 +13,7 @@ import tifffile
 from PIL import Image
 
 from medseg.errors import FileUnreadableError, GeometryError, MedsegError, UsageError
-from medseg.io.header import Header, narrowed, native
+from medseg.io.header import Header, narrowed, native, storable
 from medseg.volume import Geometry, LabelVolume, Volume
 
 _PNG_MAGIC = b"\x89PNG"
@@ -83,7 +83,7 @@ def write(image: Volume | LabelVolume, path: Path, like: Path | None) -> None:  
         UsageError: the picture cannot hold such an image.
         ValueError: values that do not fit into 16 bits (PNG), or a type that is not written.
     """
-    array = native(image.array.reshape(-1, *image.geometry.shape))
+    array = storable(image.array.reshape(-1, *image.geometry.shape))
     if len(array) not in (1, 3):
         raise UsageError(f"a picture has 1 or 3 channels, found {len(array)}; write .nii.gz instead")
     if path.suffix.lower() in _TIFF_ENDINGS:
@@ -98,8 +98,6 @@ def write(image: Volume | LabelVolume, path: Path, like: Path | None) -> None:  
 
 
 def _write_tiff(array: np.ndarray, path: Path) -> None:
-    if array.dtype.kind in "iu" and array.dtype.itemsize == 8:
-        array = narrowed(array, (np.uint8, np.uint16, np.int16, np.int32))
     if len(array) == 3:
         pages, axes, colour = np.moveaxis(array, 0, -1), "ZYXS", "rgb"
     else:

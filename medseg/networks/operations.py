@@ -62,12 +62,7 @@ def upsample(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     batch, channels, *shape = x.shape
     matrix = weight.movedim(0, -1).movedim(0, -2).reshape(-1, channels)
     blocks = functional.linear(x.movedim(1, -1).reshape(-1, channels), matrix, bias.repeat(prod(block)))
-    dimensions = len(shape)
-    axes = [
-        axis
-        for pair in zip(range(1, dimensions + 1), range(dimensions + 1, 2 * dimensions + 1), strict=True)
-        for axis in pair
-    ]
+    axes = [axis for i in range(1, 1 + len(shape)) for axis in (i, i + len(shape))]
     interleaved = blocks.view(batch, *shape, *block, -1).permute(0, *axes, -1)
     larger = [size * step for size, step in zip(shape, block, strict=True)]
     return interleaved.reshape(batch, *larger, -1).movedim(-1, 1)
