@@ -130,8 +130,8 @@ class Predictor:
         need = psutil.Process().memory_info().rss + prediction_bytes(header, plan, configuration, self.windows_together)
         if need > limit:
             raise MemoryNeedError(
-                f"{images[0]}: predicting needs up to {need / 1e9:.1f} GB of memory, --max-ram allows {limit / 1e9:.1f} GB;"
-                f" give --max-ram {need / 1e9 + 0.05:.1f}GB, or a scan with a smaller field of view"
+                f"{images[0]}: predicting needs up to {need / 1e9:.1f} GB of memory, --max-ram allows"
+                f" {limit / 1e9:.1f} GB; give --max-ram {need / 1e9 + 0.05:.1f}GB, or crop the scan"
             )
 
     def mask(self, logits: torch.Tensor, prepared: Prepared) -> LabelVolume:

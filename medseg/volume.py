@@ -22,7 +22,7 @@ EQUAL_WITHIN_VOXELS = 0.02
 # Columns of an affine at less than 90 degrees: a scanner's oblique grid is orthogonal, a sheared one is an error.
 ORTHOGONAL_WITHIN = 0.02
 CANONICAL = "RAS"
-# Beyond this angle from every anatomical orientation the nearest one is a matter of chance. The largest is 62.8 degrees.
+# Beyond this angle from every anatomical orientation (62.8 at most) the nearest one is a matter of chance.
 OBLIQUE_DEGREES = 40.0
 
 _AXIS_CODES = (("L", "R"), ("P", "A"), ("I", "S"))

@@ -1,6 +1,6 @@
 """A whole study: plan the hippocampus dataset, train one fold, predict its held-out scans, measure them.
 
-    python pipelines/hippocampus.py DATASET WORKSPACE SECONDS_TO_TRAIN
+python pipelines/hippocampus.py DATASET WORKSPACE SECONDS_TO_TRAIN
 """
 
 import sys

@@ -293,6 +293,18 @@ def test_half_precision_is_not_rounded_again(dtype):
     np.testing.assert_array_equal(resize_argmax(logits, (17, 18, 19)), plain_argmax(logits, (17, 18, 19), None))
 
 
+@pytest.mark.parametrize("mode", [torch.inference_mode, torch.enable_grad])
+def test_threads_and_modes_change_nothing(mode, monkeypatch):
+    monkeypatch.setattr(labels, "AT_ONCE", 30)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    logits = smooth(1, (4, 9, 8, 7)).float()
+    expected = plain_argmax(logits, (12, 5, 11), None)
+    with mode():
+        result = resize_argmax((logits * 1).requires_grad_(mode is torch.enable_grad), (12, 5, 11))
+    np.testing.assert_array_equal(result, expected)
+    assert not result.requires_grad
+
+
 @pytest.mark.parametrize(("channels", "dtype"), [(256, torch.uint8), (257, torch.int16)])
 def test_argmax_has_the_smallest_type(channels, dtype):
     logits = torch.zeros(channels, 1, 1, 2)

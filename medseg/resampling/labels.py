@@ -6,7 +6,8 @@ point inside has their label and nothing is computed; only new voxels in other c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TypeVar, cast
 
@@ -26,11 +27,13 @@ from medseg.resampling.axes import (
     take,
 )
 
-AT_ONCE = 2**16  # voxels at boundaries decided at once: arrays of this length stay in the cache
+AT_ONCE = 2**15  # voxels in one array: the cache holds them, and torch leaves as many to the thread that calls it
 
 Array = TypeVar("Array", np.ndarray, Tensor)
 Vote = Callable[[Iterable[Tensor], float], Tensor]
 Decide = Callable[[Tensor, Tensor, list[Tensor]], Tensor]
+Part = TypeVar("Part")
+Done = TypeVar("Done")
 
 
 @torch.no_grad()
@@ -51,7 +54,7 @@ def resize_argmax(logits: Tensor, shape: Sequence[int], thick_axis: int | None =
     # largest logit, in either channel. Logits of half precision differ by more, if at all.
     largest = max(abs(float(extreme)) for extreme in torch.aminmax(logits)) if logits.dtype == dtype else 0.0
     lead = 16 * torch.finfo(dtype).eps * largest
-    return _resize_votes(logits, shape, thick_axis, dtype, partial(_argmax, code=code), lead)
+    return _resize_votes(logits, shape, thick_axis, dtype, code, partial(_argmax, code=code), lead)
 
 
 @torch.no_grad()
@@ -72,7 +75,7 @@ def resize_regions(
     code = _smallest_type(min(0, *values), max(len(values), *values))
     # If one region is the last positive one at all corners, it is so between them, unless products fall to 0.
     lead = 16 * torch.finfo(dtype).tiny
-    result = _resize_votes(logits, shape, thick_axis, dtype, partial(_last_positive, code=code), lead)
+    result = _resize_votes(logits, shape, thick_axis, dtype, code, partial(_last_positive, code=code), lead)
     table = torch.tensor([0, *values], dtype=code, device=logits.device)
     for plane in result:
         plane.copy_(table[plane.int()])
@@ -102,24 +105,33 @@ def resize_labels(labels: Array, shape: Sequence[int], thick_axis: int | None = 
 
 
 def _resize_votes(
-    logits: Tensor, shape: Sequence[int], thick_axis: int | None, dtype: torch.dtype, vote: Vote, lead: float
+    logits: Tensor,
+    shape: Sequence[int],
+    thick_axis: int | None,
+    dtype: torch.dtype,
+    code: torch.dtype,
+    vote: Vote,
+    lead: float,
 ) -> Tensor:
     """``vote(resize(logits.to(dtype), shape, 1, thick_axis), 0)``; ``vote`` turns channels (...) into codes (...).
 
     Corners that vote alike, with ``lead`` required and without, must leave no other vote to the points between them.
     """
     old, new = tuple(logits.shape[1:]), tuple(shape)
+    logits = logits.detach()
 
-    def votes(lead: float) -> Tensor:
-        step = max(1, SLAB_VOXELS // 8 // (old[1] * old[2]))
-        slabs_of_logits = logits.split(step, dim=1)
-        return torch.cat([vote((channel.to(dtype) for channel in slab), lead) for slab in slabs_of_logits])
+    def judge(block: tuple[slice, slice]) -> tuple[Tensor, Tensor]:
+        codes, careful = (vote((channel.to(dtype) for channel in logits[:, *block]), at) for at in (0.0, lead))
+        return codes, careful != codes
 
     def decide(channels: Tensor, corners: Tensor, weights: list[Tensor]) -> Tensor:
         return vote((_blend(channel, corners, weights, dtype) for channel in channels), 0.0)
 
-    codes = votes(0.0)
-    doubtful = votes(lead) != codes if lead else torch.zeros_like(codes, dtype=torch.bool)
+    codes = torch.empty(old, dtype=code, device=logits.device)
+    doubtful = torch.empty(old, dtype=torch.bool, device=logits.device)
+    blocks = list(_blocks(old))
+    for block, (winners, doubts) in zip(blocks, _in_threads(judge, blocks, logits.device), strict=True):
+        codes[block], doubtful[block] = winners, doubts
     operators = linear_operators(old, new, thick_axis, logits.device, dtype)
     return _resize_cells(codes, doubtful, logits, operators, cheapest_order(old, new), decide)
 
@@ -140,6 +152,10 @@ def _resize_cells(
     result = codes.new_empty([len(operator.lower) for operator in operators])
     along_z, *in_plane = operators
     memory = _each_memory(sources)
+
+    def work(voxels: Tensor) -> Tensor:
+        return decide(memory, *_corners(voxels, operators, order, sources.stride()[1:]))
+
     for start, stop in slabs(codes.shape, result.shape):
         planes, along_slab = along_z.part(start, stop)
         uniform, unsettled = codes[planes], mixed[planes]
@@ -147,10 +163,32 @@ def _resize_cells(
             lower = (along_slab, *in_plane)[axis].lower
             uniform, unsettled = take(uniform, axis, lower), take(unsettled, axis, lower)
         result[start:stop] = uniform
-        for voxels in unsettled.nonzero().split(AT_ONCE):
-            voxels[:, 0] += start
-            result[voxels.unbind(1)] = decide(memory, *_corners(voxels, operators, order, sources.stride()[1:]))
+        voxels = unsettled.nonzero()
+        voxels[:, 0] += start
+        parts = voxels.split(AT_ONCE)
+        for part, decided in zip(parts, _in_threads(work, parts, codes.device), strict=True):
+            result[part.unbind(1)] = decided
     return result
+
+
+def _blocks(shape: Sequence[int]) -> Iterator[tuple[slice, slice]]:
+    """Planes and rows of a grid, about AT_ONCE voxels together."""
+    planes = max(1, AT_ONCE // (shape[1] * shape[2]))
+    rows = max(1, AT_ONCE // shape[2])
+    for z in range(0, shape[0], planes):
+        for y in range(0, shape[1], rows):
+            yield slice(z, z + planes), slice(y, y + rows)
+
+
+def _in_threads(work: Callable[[Part], Done], parts: Sequence[Part], device: torch.device) -> Sequence[Done]:
+    """``work`` on every part, on a CPU by as many threads as torch would use: one part a thread, without waiting.
+
+    Many short operations go to pieces if each is shared out: every time, all threads wait for the last.
+    """
+    if device.type != "cpu" or len(parts) == 1 or torch.get_num_threads() == 1:
+        return [work(part) for part in parts]
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        return list(pool.map(work, parts))
 
 
 def _each_memory(sources: Tensor) -> Tensor:
