@@ -30,8 +30,8 @@ FULL = Demo(training=24, test=6, kind=PhantomKind(), budget_seconds=150)
 QUICK = Demo(
     training=16,
     test=4,
-    kind=PhantomKind(finest_mm=(5.0, 3.2, 3.2), coarsest_mm=(7.0, 4.0, 4.0)),
-    budget_seconds=25,
+    kind=PhantomKind(extent_mm=(64.0, 80.0, 92.0), finest_mm=(4.0, 2.6, 2.6), coarsest_mm=(5.0, 3.0, 3.0)),
+    budget_seconds=36,
 )
 
 

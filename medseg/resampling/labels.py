@@ -17,7 +17,6 @@ from torch import Tensor
 
 from medseg.errors import UsageError
 from medseg.resampling.axes import (
-    SLAB_VOXELS,
     Linear,
     Nearest,
     cheapest_order,
@@ -31,7 +30,8 @@ AT_ONCE = 2**15  # voxels in one array: the cache holds them, and torch leaves a
 
 Array = TypeVar("Array", np.ndarray, Tensor)
 Vote = Callable[[Iterable[Tensor], float], Tensor]
-Decide = Callable[[Tensor, Tensor, list[Tensor]], Tensor]
+Pair = tuple[Tensor, Tensor]
+Decide = Callable[[Tensor, list[Tensor], list[Pair]], Tensor]
 Part = TypeVar("Part")
 Done = TypeVar("Done")
 
@@ -124,7 +124,7 @@ def _resize_votes(
         codes, careful = (vote((channel.to(dtype) for channel in logits[:, *block]), at) for at in (0.0, lead))
         return codes, careful != codes
 
-    def decide(channels: Tensor, corners: Tensor, weights: list[Tensor]) -> Tensor:
+    def decide(channels: Tensor, corners: list[Tensor], weights: list[Pair]) -> Tensor:
         return vote((_blend(channel, corners, weights, dtype) for channel in channels), 0.0)
 
     codes = torch.empty(old, dtype=code, device=logits.device)
@@ -210,24 +210,23 @@ def _mixed_cells(codes: Tensor, doubtful: Tensor, operators: list[Nearest | Line
 
 def _corners(
     voxels: Tensor, operators: list[Nearest | Linear], order: list[int], strides: Sequence[int]
-) -> tuple[Tensor, list[Tensor]]:
-    """Where in memory the corners of ``voxels`` (N, 3) lie, (2**k, N), and the weights (2, N) of k blended axes.
+) -> tuple[list[Tensor], list[Pair]]:
+    """Where in memory each corner of ``voxels`` (N, 3) lies, 2**k times (N,), and the two weights of k blended axes.
 
     The first axis in ``order`` divides the corners into halves, the next divides these, and so on.
     """
-    corners = voxels.new_zeros(1, len(voxels))
-    weights = []
+    corners, weights = [torch.zeros_like(voxels[:, 0])], []
     for axis in order:
         operator, at = operators[axis], voxels[:, axis]
-        ends = operator.lower[at][None]
+        ends = [operator.lower[at] * strides[axis]]
         if isinstance(operator, Linear):
-            ends = torch.stack((operator.lower[at], operator.upper[at]))
-            weights.append(torch.stack((operator.lower_weight[at], operator.upper_weight[at])))
-        corners = (corners[:, None] + ends * strides[axis]).flatten(0, 1)
+            ends.append(operator.upper[at] * strides[axis])
+            weights.append((operator.lower_weight[at], operator.upper_weight[at]))
+        corners = [corner + end for corner in corners for end in ends]
     return corners, weights
 
 
-def _blend(memory: Tensor, corners: Tensor, weights: list[Tensor], dtype: torch.dtype) -> Tensor:
+def _blend(memory: Tensor, corners: list[Tensor], weights: list[Pair], dtype: torch.dtype) -> Tensor:
     """(N,) what ``Linear.apply`` gives one axis after the other, to the last bit."""
     values = [memory.index_select(0, corner).to(dtype) for corner in corners]
     for lower_weight, upper_weight in weights:
@@ -258,18 +257,22 @@ def _last_positive(channels: Iterable[Tensor], lead: float, code: torch.dtype) -
     return last
 
 
-def _majority(sources: Tensor, corners: Tensor, weights: list[Tensor]) -> Tensor:
+def _majority(sources: Tensor, corners: list[Tensor], weights: list[Pair]) -> Tensor:
     """The highest label whose corners weigh at least 0.5 together, or 0; sums as scipy's, to the last bit."""
-    labels = sources[0][corners]
-    shares = torch.zeros(labels.shape, dtype=torch.float64, device=labels.device)
-    weight = torch.ones_like(shares[:1])
+    labels = [sources[0].index_select(0, corner) for corner in corners]
+    shares = [torch.ones(len(corners[0]), dtype=torch.float64, device=sources.device)]
     for pair in weights:
-        weight = (weight[:, None] * pair).flatten(0, 1)
-    for label, share in zip(labels, weight, strict=True):
-        shares += share * (labels == label)
-    enough = shares >= 0.5
-    lowest = torch.iinfo(labels.dtype).min
-    return labels.masked_fill(~enough, lowest).amax(0).where(enough.any(0), 0)
+        shares = [share * weight for share in shares for weight in pair]
+    highest = torch.full_like(labels[0], torch.iinfo(sources.dtype).min)
+    found = torch.zeros_like(highest, dtype=torch.bool)
+    for label in labels:
+        total = torch.zeros_like(shares[0])
+        for other, share in zip(labels, shares, strict=True):
+            total += share * (other == label)
+        enough = total >= 0.5
+        highest = torch.maximum(highest, label.masked_fill(~enough, torch.iinfo(sources.dtype).min))
+        found |= enough
+    return highest.masked_fill_(~found, 0)
 
 
 def _smallest_type(lowest: int, highest: int) -> torch.dtype:
