@@ -66,8 +66,12 @@ class CasesFailedError(MedsegError):
     """
 
     def __init__(self, what: str, failures: Mapping[str, str], total: int) -> None:
+        self.what = what
         self.failures = dict(failures)
         self.total = total
         listed = [f"\n  {case}: {reason}" for case, reason in self.failures.items()]
         more = f"\n  and {len(listed) - _LISTED} more" if len(listed) > _LISTED else ""
         super().__init__(f"{what}: {len(listed)} of {total} cases failed{''.join(listed[:_LISTED])}{more}")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.what, self.failures, self.total)  # so that it survives the way from a worker

@@ -24,6 +24,7 @@ from medseg import atomic, io
 from medseg.device import Precision, autocast, choose_device, prediction_precision
 from medseg.errors import MedsegError, MemoryNeedError, StorageError, UsageError
 from medseg.footprint import prediction_bytes
+from medseg.interop.nnunet import archives
 from medseg.interop.nnunet import models as nnunet_models
 from medseg.model import Model, load_model
 from medseg.parallel import describe
@@ -98,13 +99,13 @@ class Predictor:
         Raises:
             DataError: the scan cannot be read or has other channels than the model was trained with.
         """
-        volume, case = _open(source)
+        volume, case = _open(source, len(self.model.plan.channels))
         prepared = prepare(volume, self.model.plan, self.model.configuration, case=case)
         return self.mask(self.logits(prepared, progress=progress), prepared)
 
     def predict_probabilities(self, source: Source) -> tuple[LabelVolume, np.ndarray]:
         """The mask of a scan and float32 probabilities (K, Z, Y, X) of each output on the scan's own grid."""
-        volume, case = _open(source)
+        volume, case = _open(source, len(self.model.plan.channels))
         prepared = prepare(volume, self.model.plan, self.model.configuration, case=case)
         logits = self.logits(prepared)
         return self.mask(logits, prepared), restore_probabilities(logits, prepared.trace, self.model.plan.labels)
@@ -209,14 +210,22 @@ def load_predictor(
     precision: str = "auto",
     settings: PredictionSettings = DEFAULT_SETTINGS,
 ) -> Predictor:
-    """A model folder, ours or nnU-Net v2's, on a device, ready to predict; by default all folds, logits averaged.
+    """A model on a device, ready to predict; by default all folds, logits averaged.
+
+    Args:
+        folder: a model folder, ours or nnU-Net v2's, or a zip that holds one model of nnU-Net v2.
 
     Raises:
-        ModelError: the folder or a fold is missing, damaged, or does not fit its plan.
+        ModelError: the folder or a fold is missing, damaged, or does not fit its plan; a zip holds several models.
         UsageError: the machine has no such device or precision.
     """
-    reader = nnunet_models.load_model if nnunet_models.is_model_folder(folder) else load_model
-    return Predictor(reader(folder, folds), device, precision, settings)
+    if archives.is_archive(folder):
+        model = archives.load_archive(folder, folds)
+    elif nnunet_models.is_model_folder(folder):
+        model = nnunet_models.load_model(folder, folds)
+    else:
+        model = load_model(folder, folds)
+    return Predictor(model, device, precision, settings)
 
 
 def predict_files(
@@ -309,13 +318,11 @@ def _predict_case(predictor: Predictor, job: Job, probabilities: bool, progress:
     io.write(mask, job.output, like=job.images[0])
 
 
-def _open(source: Source) -> tuple[Volume, str]:
+def _open(source: Source, channels: int) -> tuple[Volume, str]:
     if isinstance(source, Volume):
         return source, "scan"
-    if isinstance(source, str | os.PathLike):
-        return io.read(source), Path(source).name
-    paths = list(source)
-    return io.read(paths), Path(paths[0]).name
+    paths = [source] if isinstance(source, str | os.PathLike) else list(source)
+    return io.read(paths, channels=channels), Path(paths[0]).name
 
 
 def _within(progress: Progress, number: int, cases: int, case: str) -> Progress:
