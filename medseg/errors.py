@@ -9,6 +9,7 @@ MedsegError                 anything this package refuses to do
 ├── DocumentError           a plan, fingerprint or manifest that does not parse
 ├── ModelError              weights that are missing, damaged, or do not fit the plan
 ├── StorageError            no space, or no right to write
+├── MemoryNeedError         more memory needed than allowed
 └── CasesFailedError        some cases failed while the others were done
 """
 
