@@ -227,12 +227,12 @@ def seconds_per_sample(trainer: Trainer) -> float:
         start = time.monotonic()
         float(trainer.step(iteration))
         times.append(time.monotonic() - start)
-    counted = sorted(times[_PROBE_WARMUP:])
-    return counted[len(counted) // 2] / trainer.run.recipe.batch_size
+    counted = times[_PROBE_WARMUP:]
+    return sum(counted) / len(counted) / trainer.run.recipe.batch_size
 
 
 _PROBE_WARMUP = 3
-_PROBE_STEPS = 5
+_PROBE_STEPS = 10  # enough that some patches are turned and scaled, which costs more
 
 
 def _measure(trainer: Trainer, state: RunState, losses: Sequence[torch.Tensor]) -> HistoryRow:
