@@ -9,6 +9,7 @@ from pathlib import Path
 
 from medseg import io
 from medseg.errors import FileUnreadableError, UsageError
+from medseg.io import formats
 
 _CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
 
@@ -25,7 +26,8 @@ def find_scans(inputs: Sequence[Path], channels: int) -> tuple[Scan, ...]:
     """The scans in files and folders, in order of their names.
 
     Files called ``CASE_0000.nii.gz``, ``CASE_0001.nii.gz`` ... are the channels of one case; any other file is a case
-    by itself. Files whose four digits cannot be a channel of the model are taken for cases by themselves.
+    by itself. A picture ``CASE_0000.png`` without others may hold all channels, as in nnU-Net's folders. Files whose
+    four digits cannot be a channel of the model are taken for cases by themselves.
 
     Raises:
         FileUnreadableError: an input does not exist.
@@ -52,7 +54,7 @@ def find_scans(inputs: Sequence[Path], channels: int) -> tuple[Scan, ...]:
         grouped.setdefault(match["case"], {})[int(match["channel"])] = path
     for case, found in grouped.items():
         missing = [channel for channel in range(channels) if channel not in found]
-        if missing:
+        if missing and not (set(found) == {0} and formats.is_picture(found[0])):
             names = ", ".join(f"{case}_{channel:04d}" for channel in missing)
             raise UsageError(f"{case}: expected {channels} channels, missing {names} beside {found[min(found)]}")
     return tuple(Scan(case, tuple(found[channel] for channel in sorted(found))) for case, found in grouped.items())

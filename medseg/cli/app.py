@@ -42,6 +42,10 @@ class Format(StrEnum):
     nifti = "nifti"
 
 
+class Program(StrEnum):
+    nnunet = "nnunet"
+
+
 WorkspaceOption = Annotated[
     Path, typer.Option("-w", "--workspace", help="Folder that holds everything of one dataset.")
 ]
@@ -83,6 +87,12 @@ def plan(
     root: RootOption = None,
     workers: WorkersOption = "0",
     explain: Annotated[bool, typer.Option("--explain", help="Print every decision with its reason.")] = False,
+    compare: Annotated[
+        Path | None,
+        typer.Option(
+            "--compare", exists=True, dir_okay=False, help="Print what differs from another plan, also nnU-Net's."
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Look at a dataset and decide how to segment it: fingerprint, plan and folds, written to the workspace.
@@ -91,8 +101,11 @@ def plan(
     """
     from medseg import documents
     from medseg.dataset import Dataset
+    from medseg.errors import UsageError
     from medseg.workspace import plan_workspace
 
+    if as_json and compare is not None:
+        raise UsageError("plan: --compare prints text, --json one document; choose one of them")
     with Display(quiet=as_json) as display:
         made = plan_workspace(
             Dataset.open(dataset, root=root),
@@ -105,6 +118,10 @@ def plan(
         )
     if as_json:
         _print_json(documents.to_json(made.plan))
+    elif compare is not None:
+        from medseg.cli.verbs import compare_plans
+
+        typer.echo(compare_plans(made.plan, compare), nl=False)
     elif explain:
         typer.echo(made.plan.explain())
     else:
@@ -200,7 +217,9 @@ def predict(
     inputs: Annotated[list[Path], typer.Argument(metavar="INPUT...", help="Scans, or folders of them.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="A file for one case, else a folder.")],
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
-    model: Annotated[list[Path] | None, typer.Option("-m", "--model", help="Model folder, instead of -w.")] = None,
+    model: Annotated[
+        list[Path] | None, typer.Option("-m", "--model", help="Model folder or zip, instead of -w.")
+    ] = None,
     configuration: ConfigurationOption = None,
     fold: Annotated[str | None, typer.Option("--fold", help="Folds to average. [default: all trained]")] = None,
     device: DeviceOption = "auto",
@@ -283,6 +302,23 @@ def evaluate(
     failures = result.evaluation.failures
     if failures:
         raise CasesFailedError("evaluate", failures, len(result.evaluation.cases))
+
+
+@app.command()
+def export(
+    model: Annotated[Path, typer.Argument(help="Model folder, such as workspace/models/3d_fullres.")],
+    folder: Annotated[Path, typer.Argument(help="Folder to write; must not be there yet.")],
+    to: Annotated[Program, typer.Option("--to", help="Program that shall read it.")],
+    fold: Annotated[str | None, typer.Option("--fold", help="Folds to write. [default: all trained]")] = None,
+) -> None:
+    """Write a model for another program to predict with.
+
+    Example: `medseg export workspace/models/3d_fullres --to nnunet nnunet_model/`
+    """
+    from medseg.interop.nnunet.export import export_model
+
+    values = export_model(model, folder, None if fold in (None, "all") else parse.folds(fold or "", 1000))
+    typer.echo(f"model of {to.value} in {folder}; its masks hold {', '.join(f'{k} {v}' for k, v in values.items())}")
 
 
 @app.command()

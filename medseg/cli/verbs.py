@@ -6,9 +6,12 @@ import platform
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from medseg.progress import Progress
+
+if TYPE_CHECKING:
+    from medseg.planning.plan import Plan
 
 _SHOWN = {
     "dice": "Dice",
@@ -33,6 +36,25 @@ def summary_text(evaluation: Any) -> str:
     lines = ["  ".join([" " * width, *(f"{title:>12}" for title in _SHOWN.values())])]
     lines += ["  ".join([f"{name:<{width}}", *(f"{value:>12.4f}" for value in values)]) for name, values in rows]
     return "\n".join(lines)
+
+
+def compare_plans(plan: Plan, path: Path) -> str:
+    """What differs from a plan to the one in a file, ours or nnU-Net's.
+
+    nnU-Net's plans name neither channels nor labels: they come from the ``dataset.json`` beside, else from ``plan``.
+    """
+    from medseg import documents
+    from medseg.interop.nnunet.plans import dataset_document
+    from medseg.interop.nnunet.reading import from_nnunet
+    from medseg.planning import compare
+    from medseg.planning.plan import Plan
+
+    document = documents.read_json(path)
+    if not isinstance(document, dict) or "plans_name" not in document:
+        return compare(plan, documents.from_json(Plan, document, where=str(path)))
+    beside = path.with_name("dataset.json")
+    dataset_json = documents.read_json(beside) if beside.is_file() else dataset_document(plan)
+    return compare(plan, from_nnunet(document, dataset_json))
 
 
 @dataclass(frozen=True, eq=False)

@@ -218,10 +218,10 @@ def _corners(
     corners, weights = [torch.zeros_like(voxels[:, 0])], []
     for axis in order:
         operator, at = operators[axis], voxels[:, axis]
-        ends = [operator.lower[at] * strides[axis]]
+        ends = [operator.lower.index_select(0, at) * strides[axis]]
         if isinstance(operator, Linear):
-            ends.append(operator.upper[at] * strides[axis])
-            weights.append((operator.lower_weight[at], operator.upper_weight[at]))
+            ends.append(operator.upper.index_select(0, at) * strides[axis])
+            weights.append((operator.lower_weight.index_select(0, at), operator.upper_weight.index_select(0, at)))
         corners = [corner + end for corner in corners for end in ends]
     return corners, weights
 

@@ -23,6 +23,7 @@ from medseg.interop.nnunet.vocabulary import (
     labels_of,
     resampling_options,
 )
+from medseg.labels import BACKGROUND_NAME, IGNORE_NAME, LabelSet
 from medseg.planning.facts import DatasetFacts, Shape
 from medseg.planning.plan import Configuration, Plan
 from medseg.planning.planner import STORED, Outline, assemble, outline_of
@@ -82,6 +83,30 @@ def to_nnunet(plan: Plan, dataset_json: Mapping[str, Any]) -> dict[str, Any]:
     """
     intensities = {str(channel): to_json(statistics) for channel, statistics in enumerate(plan.intensities)}
     return _document(plan, plan.preset, plan.dataset_name, _reader(dataset_json, plan.orientation), intensities)
+
+
+def dataset_document(plan: Plan) -> dict[str, Any]:
+    """The ``dataset.json`` of a plan's data as NIfTI files, with nnU-Net's consecutive label values."""
+    labels = plan.labels
+    document: dict[str, Any] = {
+        "name": plan.dataset_name,
+        "channel_names": {str(number): name for number, name in enumerate(plan.channels)},
+        "labels": {BACKGROUND_NAME: 0, **exported_values(labels)},
+        "file_ending": ".nii.gz",
+    }
+    if labels.ignore_index is not None:
+        document["labels"][IGNORE_NAME] = labels.ignore_index
+    if labels.has_regions:
+        document["regions_class_order"] = list(labels.region_order_indices)
+    return document
+
+
+def exported_values(labels: LabelSet) -> dict[str, int | list[int]]:
+    """The value, or for a region the values, that stand for each class in nnU-Net."""
+    return {
+        name: indices[0] if len(indices) == 1 else list(indices)
+        for name, indices in zip(labels.names, labels.class_indices, strict=True)
+    }
 
 
 def _document(
