@@ -24,7 +24,14 @@ from medseg.evaluation import Evaluation, Pair, Pairing, evaluate_pairs, write_t
 from medseg.model import MODEL_FILE, WEIGHTS_FILE, ModelDocument, fold_folder, load_model
 from medseg.networks.memory import freed_memory_kept
 from medseg.planning.plan import Configuration
-from medseg.prediction import DEFAULT_SETTINGS, Job, PredictionSettings, Predictor, predict_cases
+from medseg.prediction import (
+    DEFAULT_SETTINGS,
+    Job,
+    PredictionSettings,
+    Predictor,
+    predict_cases,
+    require_single_stage,
+)
 from medseg.progress import Progress, silent
 from medseg.report import training_plot
 from medseg.training.loop import PROGRESS_FILE, Run, Trainer, seconds_per_sample, train_network
@@ -117,6 +124,7 @@ def train(
     """
     opened = workspace if isinstance(workspace, Workspace) else Workspace.open(workspace)
     chosen = opened.plan.configuration(configuration)
+    require_single_stage(chosen)
     length = Length(epochs, iterations, budget_seconds)
     split = opened.split(fold)
     folder = fold_folder(opened.model_folder(chosen.name), fold)

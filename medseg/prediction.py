@@ -28,6 +28,7 @@ from medseg.interop.nnunet import archives
 from medseg.interop.nnunet import models as nnunet_models
 from medseg.model import Model, load_model
 from medseg.parallel import describe
+from medseg.planning.plan import Configuration
 from medseg.preprocessing import Prepared, prepare, restore_logits, restore_probabilities
 from medseg.progress import Progress, silent
 from medseg.scans import find_scans
@@ -73,7 +74,7 @@ class Predictor:
             fastest precision in which the model is at home.
 
     Raises:
-        UsageError: the machine has no such device or precision.
+        UsageError: the machine has no such device or precision, or the model is the second stage of a cascade.
         ModelError: the weights do not fit the plan.
     """
 
@@ -84,6 +85,7 @@ class Predictor:
         precision: str = "auto",
         settings: PredictionSettings = DEFAULT_SETTINGS,
     ) -> None:
+        require_single_stage(model.configuration)
         self.model = model
         self.settings = settings
         self.device = choose_device(device)
@@ -201,6 +203,19 @@ class Predictions:
 
     masks: dict[str, Path]
     failures: dict[str, str]
+
+
+def require_single_stage(configuration: Configuration) -> None:
+    """Raise for the second stage of a cascade, which is planned but cannot be trained or predicted with yet.
+
+    Raises:
+        UsageError: names the stages that can.
+    """
+    if configuration.previous_stage is not None:
+        raise UsageError(
+            f"{configuration.name} needs the masks of {configuration.previous_stage}, and cascades cannot be run yet;"
+            f" use {configuration.previous_stage} or 3d_fullres"
+        )
 
 
 def load_predictor(

@@ -206,3 +206,10 @@ def test_one_output_file_holds_one_case(tmp_path, monkeypatch):
         predict_files([tmp_path / "in"], tmp_path / "mask.nii.gz", models=["m"])
     result = predict_files([tmp_path / "in"], tmp_path / "out", models=["m"], ending=".nii.gz")
     assert sorted(path.name for path in result.masks.values()) == ["a.nii.gz", "b.nii.gz"]
+
+
+def test_the_second_stage_of_a_cascade_is_refused():
+    model = small_model()
+    second = dataclasses.replace(model.configuration, name="3d_cascade_fullres", previous_stage="3d_lowres")
+    with pytest.raises(UsageError, match="3d_cascade_fullres needs the masks of 3d_lowres"):
+        Predictor(dataclasses.replace(model, configuration=second))
