@@ -161,9 +161,10 @@ class Cubic:
             blocks.append((rows, band, torch.tensor(matrix[rows, band], dtype=dtype, device=device)))
         return Cubic(new, blocks)
 
-    def apply(self, array: Tensor, axis: int) -> Tensor:
-        """``array`` (Z, Y, X), contiguous, multiplied along ``axis``."""
-        out = array.new_empty([self.size if a == axis else length for a, length in enumerate(array.shape)])
+    def apply(self, array: Tensor, axis: int, out: Tensor | None = None) -> Tensor:
+        """``array`` (Z, Y, X), contiguous, multiplied along ``axis``, in ``out`` where that is given."""
+        if out is None:
+            out = array.new_empty([self.size if a == axis else length for a, length in enumerate(array.shape)])
         for rows, band, block in self.blocks:
             if axis == 2:
                 torch.mm(array.flatten(0, 1)[:, band], block.T, out=out.flatten(0, 1)[:, rows])

@@ -75,14 +75,16 @@ def _cubic(channel: Tensor, out: Tensor, thick_axis: int | None) -> None:
     within = [axis for axis in range(3) if axis != thick_axis]
     lowest, highest = channel.amin(within, keepdim=True), channel.amax(within, keepdim=True)
     values = channel
-    for axis in cheapest_order(channel.shape, out.shape):
+    order = cheapest_order(channel.shape, out.shape)
+    for axis in order:
         old, new = channel.shape[axis], out.shape[axis]
         if axis == thick_axis:
             nearest = Nearest.between(old, new, channel.device)
             values, lowest, highest = (nearest.apply(each, axis) for each in (values, lowest, highest))
         elif old != new:
+            place = out if axis == order[-1] and out.dtype == channel.dtype else None
             with torch.autocast(channel.device.type, enabled=False):
-                values = Cubic.between(old, new, channel.device, channel.dtype).apply(values, axis)
+                values = Cubic.between(old, new, channel.device, channel.dtype).apply(values, axis, place)
     torch.clamp(values, lowest, highest, out=out)
 
 
