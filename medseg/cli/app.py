@@ -215,10 +215,11 @@ def train(
 @app.command()
 def predict(
     inputs: Annotated[list[Path], typer.Argument(metavar="INPUT...", help="Scans, or folders of them.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="A file for one case, else a folder.")],
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="A file for one case, else a folder.")] = None,
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     model: Annotated[
-        list[Path] | None, typer.Option("-m", "--model", help="Model folder or zip, instead of -w.")
+        list[Path] | None,
+        typer.Option("-m", "--model", help="Model folder or zip, instead of -w; given again, another to average with."),
     ] = None,
     configuration: ConfigurationOption = None,
     fold: Annotated[str | None, typer.Option("--fold", help="Folds to average. [default: all trained]")] = None,
@@ -227,7 +228,14 @@ def predict(
     no_mirror: Annotated[bool, typer.Option("--no-mirror", help="Do not average mirrored copies: faster.")] = False,
     step: Annotated[float, typer.Option(help="Distance of windows as part of the patch.")] = 0.5,
     max_ram: Annotated[str | None, typer.Option("--max-ram", help="Memory not to exceed, such as 8GB.")] = None,
+    max_vram: Annotated[str | None, typer.Option("--max-vram", help="GPU memory not to exceed, such as 6GB.")] = None,
+    estimate: Annotated[
+        bool, typer.Option("--estimate", help="Print the memory and time that each scan will take; predict nothing.")
+    ] = False,
     probabilities: Annotated[bool, typer.Option("--probabilities", help="Also write CASE.npz.")] = False,
+    uncertainty: Annotated[
+        bool, typer.Option("--uncertainty", help="Also write how undecided the prediction is, in percent, as images.")
+    ] = False,
     output_format: Annotated[Format, typer.Option("--format", help="File format of masks.")] = Format.same,
     as_json: JsonOption = False,
 ) -> None:
@@ -235,24 +243,50 @@ def predict(
 
     Example: `medseg predict scans/ -o masks/ -m workspace/models/3d_fullres`
     """
-    from medseg.errors import CasesFailedError
-    from medseg.prediction import PredictionSettings, predict_files
+    from medseg.cli import verbs
+    from medseg.errors import CasesFailedError, UsageError
+    from medseg.prediction import (
+        PredictionSettings,
+        Wishes,
+        estimate_cases,
+        jobs_for,
+        load_predictor,
+        predict_files,
+    )
 
-    with Display(quiet=as_json) as display:
+    models = model or [_model_of(workspace, configuration)]
+    folds = None if fold in (None, "all") else parse.folds(fold or "", 1000)
+    wishes = Wishes(probabilities, uncertainty)
+    settings = PredictionSettings(
+        mirror=not no_mirror,
+        step=step,
+        max_ram_bytes=parse.size_bytes(max_ram, "--max-ram") if max_ram else None,
+        max_vram_bytes=parse.size_bytes(max_vram, "--max-vram") if max_vram else None,
+    )
+    if estimate:
+        with Display(quiet=as_json) as display:
+            predictor = load_predictor(models, folds, device, precision, settings)
+            estimates = estimate_cases(predictor, jobs_for(inputs, "", predictor)[0], wishes, progress=display)
+        if as_json:
+            _print_json(verbs.estimates_document(estimates))
+        else:
+            typer.echo(verbs.estimates_text(estimates))
+        return
+    if output is None:
+        raise UsageError("predict: where do the masks go? for example: -o masks/")
+    stop = _StopOnSignal()
+    with Display(quiet=as_json) as display, stop:
         result = predict_files(
             inputs,
             output,
-            models=model or [_model_of(workspace, configuration)],
-            folds=None if fold in (None, "all") else parse.folds(fold or "", 1000),
+            models=models,
+            folds=folds,
             device=device,
             precision=precision,
-            settings=PredictionSettings(
-                mirror=not no_mirror,
-                step=step,
-                max_ram_bytes=parse.size_bytes(max_ram, "--max-ram") if max_ram else None,
-            ),
-            probabilities=probabilities,
+            settings=settings,
+            wishes=wishes,
             ending=".nii.gz" if output_format is Format.nifti else None,
+            should_stop=stop,
             progress=display,
         )
     if as_json:
@@ -267,7 +301,10 @@ def predict(
         return
     if result.failures:
         raise CasesFailedError("predict", result.failures, len(result.failures) + len(result.masks))
-    typer.echo(f"{len(result.masks)} masks in {output}")
+    kept = f" ({len(result.kept)} of them made before)" if result.kept else ""
+    typer.echo(f"{len(result.masks)} masks in {output}{kept}")
+    if stop():
+        typer.echo("stopped; the same command goes on with the cases that are missing")
 
 
 @app.command()

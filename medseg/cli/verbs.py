@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -12,6 +13,7 @@ from medseg.progress import Progress
 
 if TYPE_CHECKING:
     from medseg.planning.plan import Plan
+    from medseg.prediction import Estimate
 
 _SHOWN = {
     "dice": "Dice",
@@ -55,6 +57,28 @@ def compare_plans(plan: Plan, path: Path) -> str:
     beside = path.with_name("dataset.json")
     dataset_json = documents.read_json(beside) if beside.is_file() else dataset_document(plan)
     return compare(plan, from_nnunet(document, dataset_json))
+
+
+def estimates_text(estimates: Sequence[Estimate]) -> str:
+    """Memory and time of each case as a table for the terminal."""
+    width = max(4, *(len(each.case) for each in estimates))
+    lines = [f"{'case':<{width}}  {'RAM':>9}  {'VRAM':>9}  {'time':>9}"]
+    for each in estimates:
+        ram, vram = (f"{count / 1e9:.2f} GB" for count in (each.need.ram_bytes, each.need.vram_bytes))
+        lines.append(f"{each.case:<{width}}  {ram:>9}  {vram:>9}  {each.seconds:>7.1f} s")
+    return "\n".join(lines)
+
+
+def estimates_document(estimates: Sequence[Estimate]) -> dict[str, Any]:
+    """The same for programs."""
+    return {
+        each.case: {
+            "ram_bytes": each.need.ram_bytes,
+            "vram_bytes": each.need.vram_bytes,
+            "seconds": round(each.seconds, 2),
+        }
+        for each in estimates
+    }
 
 
 @dataclass(frozen=True, eq=False)
