@@ -41,8 +41,10 @@ _KINDS = {
     "1.2.840.10008.5.1.4.1.1.77.1.6": "slide",
 }
 _KINDS_BY_MODALITY = {"SEG": "segmentation", "RTSTRUCT": "structures", "SR": "report", "RTDOSE": "dose"}
-# Of these a picture without a position is a slice whose place is lost; of others it is a picture.
-SLICED_MODALITIES = ("CT", "MR", "PT", "NM")
+# Of these a picture without a position is a slice whose place is lost, unless it is a captured screen.
+_SLICED_MODALITIES = ("CT", "MR", "PT")
+_SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+_DICOMDIR = "1.2.840.10008.1.3.10"
 # Direction cosines and (relative) pixel spacings of slices of one volume: rounded differently from file to file.
 _ALIKE_WITHIN = 1e-3
 _NOT_IN = (".git", "__MACOSX")
@@ -124,7 +126,7 @@ def find_series(path: str | os.PathLike[str], *, progress: Progress = silent) ->
     """The series in a folder tree or in one file, whatever else lies there, ordered by study and number.
 
     Raises:
-        FileUnreadableError: there is no such file or folder.
+        FileUnreadableError: there is no such file or folder, or it is a DICOMDIR.
     """
     return survey_folder(path, progress=progress).series
 
@@ -138,7 +140,11 @@ def survey_folder(path: str | os.PathLike[str], *, progress: Progress = silent) 
     files = _files_below(Path(path))
     headers, unreadable = read_headers(files, progress)
     groups: dict[tuple[str, ...], list[InstanceHeader]] = defaultdict(list)
+    if Path(path).is_file() and headers and headers[0].sop_class_uid == _DICOMDIR:
+        raise FileUnreadableError(f"{path}: is a DICOMDIR, an index without pixels; give the folder it lies in")
     for header in headers:
+        if header.sop_class_uid == _DICOMDIR:
+            continue
         # Without a series' UID only the folder says what belongs together.
         place = header.series_uid or str(header.path.parent)
         groups[header.study_uid, place, _kind(header)].append(header)
@@ -283,15 +289,15 @@ def _digest(header: InstanceHeader) -> tuple[object, ...]:
 def _without_positions(headers: list[InstanceHeader], planes: list[Plane]) -> list[Series]:
     if len(planes) > 1 and len(headers) == 1:
         return [_make("frames", headers, planes, "", "its frames have no positions, so they make no volume")]
-    if headers[0].modality in SLICED_MODALITIES or len(planes) > 1:
+    if headers[0].modality in _SLICED_MODALITIES and not headers[0].sop_class_uid.startswith(_SECONDARY_CAPTURE):
         lacking = {
             "position": any(plane.position is None for plane in planes),
             "orientation": any(plane.orientation is None for plane in planes),
             "pixel spacing": any(plane.spacing_mm is None for plane in planes),
         }
-        if headers[0].modality in SLICED_MODALITIES:
-            listed = " and ".join(name for name, lacks in lacking.items() if lacks)
-            return [_make("stack", headers, planes, "", f"{len(planes)} slices without {listed}; export them again")]
+        listed = " and ".join(name for name, lacks in lacking.items() if lacks)
+        slices = "a slice" if len(planes) == 1 else f"{len(planes)} slices"
+        return [_make("stack", headers, planes, "", f"{slices} without {listed}; export them again")]
     return [_make("single image", [header], [plane], "", "") for header, plane in zip(headers, planes, strict=True)]
 
 
@@ -349,7 +355,11 @@ def _make(
 
 
 def _not_an_image(kind: str, headers: list[InstanceHeader]) -> Series:
-    return _make(kind, headers, [], "", f"is no image but {'other data' if kind == 'other' else kind}")
+    return _make(kind, headers, [], "", f"holds {_in_words(kind)}, not an image")
+
+
+def _in_words(kind: str) -> str:
+    return "other DICOM data" if kind == "other" else f"a {kind}" if kind != "structures" else "structures"
 
 
 def _named_by_direction(found: list[Series]) -> list[Series]:

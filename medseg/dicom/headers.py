@@ -5,6 +5,8 @@ No name, number or date of a patient is read, so that none can reach a log, a ta
 
 from __future__ import annotations
 
+import io
+import logging
 import os
 import warnings
 from collections.abc import Iterator, Sequence
@@ -12,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pydicom
 from pydicom import config
@@ -23,11 +25,14 @@ from medseg.dicom.frames import Plane, frames_of, number, numbers, text
 from medseg.errors import FileUnreadableError
 from medseg.progress import Progress, silent
 
+_pydicom_log = logging.getLogger("pydicom")
 _PREAMBLE = 128
 _PIXEL_DATA = (Tag(0x7FE0, 0x0008), Tag(0x7FE0, 0x0009), Tag(0x7FE0, 0x0010))
 # Files without the mark "DICM" begin with an element of one of these groups, whose elements are small.
 _FIRST_GROUPS = (b"\x02\x00", b"\x08\x00", b"\x00\x08")
 _THREADS = 8  # waiting for a disk or a network share, more than computing
+_BEGINNING = 1 << 14  # most headers of classic files are shorter; the others are read from the file itself
+_AT_ONCE = 256
 
 _CSA_IMAGE_HEADER = Tag(0x0029, 0x1010)
 _MOSAIC_COUNT = Tag(0x0019, 0x100A)
@@ -106,23 +111,28 @@ class InstanceHeader:
 @contextmanager
 def quiet_pydicom() -> Iterator[None]:
     """Values that break the standard pass without a warning, which would quote them (and with them, a patient)."""
-    before = config.settings.reading_validation_mode
+    before, level = config.settings.reading_validation_mode, _pydicom_log.level
     config.settings.reading_validation_mode = config.IGNORE
+    _pydicom_log.setLevel(logging.CRITICAL)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
         config.settings.reading_validation_mode = before
+        _pydicom_log.setLevel(level)
 
 
 def looks_like_dicom(path: Path) -> bool:
     """Whether a file begins as DICOM does: with its mark, or without it by a first element that is one of DICOM's."""
     with path.open("rb") as file:
-        head = file.read(_PREAMBLE + 4)
-    if head[_PREAMBLE:] == b"DICM":
+        return _begins_like_dicom(file.read(_PREAMBLE + 4))
+
+
+def _begins_like_dicom(head: bytes) -> bool:
+    if head[_PREAMBLE : _PREAMBLE + 4] == b"DICM":
         return True
-    return len(head) >= 8 and head[:2] in _FIRST_GROUPS and head[2:4] != b"\0\0\0\0" and _plausible_first_element(head)
+    return len(head) >= 8 and head[:2] in _FIRST_GROUPS and head[2:4] != b"\0\0" and _plausible_first_element(head)
 
 
 def _plausible_first_element(head: bytes) -> bool:
@@ -135,18 +145,31 @@ def _plausible_first_element(head: bytes) -> bool:
 def read_headers(paths: Sequence[Path], progress: Progress = silent) -> tuple[list[InstanceHeader], dict[Path, str]]:
     """Headers of the files that are DICOM, and for files that look like DICOM and cannot be read, why.
 
-    Other files are in neither. Order is that of ``paths``.
+    Other files are in neither. Order is that of ``paths``. The beginnings of files are fetched in parallel, which is
+    what takes long on a network share; taking them apart is Python, which threads would only slow down.
     """
     headers: list[InstanceHeader] = []
     unreadable: dict[Path, str] = {}
     with quiet_pydicom(), ThreadPoolExecutor(_THREADS) as pool:
-        for number_done, (path, result) in enumerate(zip(paths, pool.map(_attempt, paths), strict=True), 1):
-            if isinstance(result, InstanceHeader):
-                headers.append(result)
-            elif result:
-                unreadable[path] = result
-            progress(number_done, len(paths), "reading DICOM headers")
+        for start in range(0, len(paths), _AT_ONCE):
+            batch = paths[start : start + _AT_ONCE]
+            for path, beginning in zip(batch, pool.map(_beginning, batch), strict=True):
+                result = beginning if isinstance(beginning, str) else _attempt(path, beginning)
+                if isinstance(result, InstanceHeader):
+                    headers.append(result)
+                elif result:
+                    unreadable[path] = result
+            progress(start + len(batch), len(paths), "reading DICOM headers")
     return headers, unreadable
+
+
+def _beginning(path: Path) -> bytes | str:
+    """The first bytes of a file, or why it cannot be read."""
+    try:
+        with path.open("rb", buffering=0) as file:
+            return file.read(_BEGINNING)
+    except OSError as error:
+        return f"cannot be read: {error.strerror or error}"
 
 
 def read_header(path: str | os.PathLike[str]) -> InstanceHeader:
@@ -156,7 +179,8 @@ def read_header(path: str | os.PathLike[str]) -> InstanceHeader:
         FileUnreadableError: it is not DICOM, or damaged.
     """
     with quiet_pydicom():
-        result = _attempt(Path(path))
+        beginning = _beginning(Path(path))
+        result = beginning if isinstance(beginning, str) else _attempt(Path(path), beginning)
     if isinstance(result, InstanceHeader):
         return result
     raise FileUnreadableError(result or "is not DICOM; give a DICOM file, or a folder of them")
@@ -178,13 +202,22 @@ def read_dataset(path: Path, *, pixels: bool = True) -> Dataset:
         raise FileUnreadableError(_damaged(error)) from error
 
 
-def _attempt(path: Path) -> InstanceHeader | str | None:
+def _attempt(path: Path, beginning: bytes) -> InstanceHeader | str | None:
     """The header, or why there is none; None for a file that does not even look like DICOM."""
     try:
-        if not looks_like_dicom(path):
+        if not _begins_like_dicom(beginning):
             named = path.suffix.lower() == ".dcm"
             return "is named .dcm, but its content is not DICOM; copy it again" if named else None
-        return _read(path)
+        if len(beginning) == _BEGINNING:
+            try:
+                header, end = _read(path, io.BytesIO(beginning))
+                # Behind the header the first bytes of the pixels must be here too, or more of it may be missing.
+                if end + 16 <= _BEGINNING:
+                    return header
+            except Exception:  # cut off in the middle of an element: nothing is known yet
+                pass
+        with path.open("rb") as file:
+            return _read(path, file)[0]
     except OSError as error:
         return f"cannot be read: {error.strerror or error}"
     except FileUnreadableError as error:
@@ -208,23 +241,19 @@ def _require_syntax(dataset: Dataset) -> None:
         dataset.file_meta.TransferSyntaxUID = pydicom.uid.UID(syntax)
 
 
-def _read(path: Path) -> InstanceHeader:
-    with path.open("rb") as file:
-        dataset = pydicom.dcmread(file, force=True, stop_before_pixels=True, specific_tags=_TAGS)
-        offset = file.tell()
-        _require_syntax(dataset)
-        syntax = str(dataset.file_meta.TransferSyntaxUID)
-        little = syntax != "1.2.840.10008.1.2.2"
-        file.seek(offset)
-        following = _tag(file.read(4), little)
+def _read(path: Path, file: BinaryIO) -> tuple[InstanceHeader, int]:
+    """The header in an open file, and the offset behind it."""
+    dataset = pydicom.dcmread(file, force=True, stop_before_pixels=True, specific_tags=_TAGS)
+    end = offset = file.tell()
+    _require_syntax(dataset)
+    syntax = str(dataset.file_meta.TransferSyntaxUID)
+    following = _tag(file.read(4), syntax != "1.2.840.10008.1.2.2")
     if syntax == "1.2.840.10008.1.2.1.99":  # deflated: offsets in the file mean nothing
         offset, following = 0, _PIXEL_DATA[2]
-    if text(dataset, "MediaStorageDirectory") or "DirectoryRecordSequence" in dataset:
-        raise FileUnreadableError("is a DICOMDIR, an index without pixels; give the folder beside it")
     pixels = _layout(dataset, syntax, offset, following) if following in _PIXEL_DATA else None
     mosaic = _mosaic(dataset)
     planes, per_frame = frames_of(dataset, path, 1 if pixels is None else pixels.frames)
-    return InstanceHeader(
+    header = InstanceHeader(
         path=path,
         sop_class_uid=text(dataset, "SOPClassUID") or str(dataset.file_meta.get("MediaStorageSOPClassUID", "")),
         sop_instance_uid=text(dataset, "SOPInstanceUID"),
@@ -242,6 +271,7 @@ def _read(path: Path) -> InstanceHeader:
         planes=planes,
         per_frame=per_frame,
     )
+    return header, end
 
 
 def _tag(four: bytes, little: bool) -> int | None:

@@ -68,13 +68,18 @@ def _plain(header: InstanceHeader, layout: PixelLayout) -> np.ndarray:
 
 
 def _cleared(values: np.ndarray, layout: PixelLayout) -> np.ndarray:
-    """Integers without the bits above and below those that hold the value, the sign restored."""
+    """The integers themselves, without the bits above and below those that hold the value, the sign restored."""
     unused = layout.bits_allocated - layout.bits_stored
     if layout.kind != "integer" or unused == 0 or layout.bits_allocated < 8:
         return values
     above = layout.bits_allocated - 1 - min(layout.high_bit, layout.bits_allocated - 1)
-    shifted = values << above if above else values
-    return shifted >> unused
+    if not layout.signed and above == unused:
+        values &= values.dtype.type(2**layout.bits_stored - 1)
+        return values
+    if above:
+        values <<= values.dtype.type(above)
+    values >>= values.dtype.type(unused)
+    return values
 
 
 def _decoded(header: InstanceHeader, layout: PixelLayout) -> np.ndarray:

@@ -124,8 +124,7 @@ def _only_volume(content: FolderContent, path: Path, fix_spacing: bool) -> tuple
         raise FileUnreadableError("holds no DICOM files; give a DICOM file, or a folder of them")
     images = [one for one in content.series if one.planes]
     if not images:
-        kinds = ", ".join(sorted({one.kind for one in content.series}))
-        raise DataError(f"holds no image but {kinds}; give the folder of the scan")
+        raise DataError(f"{content.series[0].problem}; give the folder of the scan")
     volumes = [one for one in images if one.is_volume]
     stacks = [one for one in images if one.kind in ("stack", "frames")]
     singles = [one for one in images if one.kind == "single image"]
@@ -186,12 +185,12 @@ def _read_part(series: Series, fix_spacing: bool, suv: bool, progress: Progress)
     candidates = _candidates(series, fix_spacing or suv)
     for dtype in candidates:
         try:
-            array = _filled(series, dtype, factors, progress)
+            array = _filled(series, dtype, factors, dtype != candidates[-1], progress)
         except _DoesNotFitError:
-            if dtype == candidates[-1]:
-                raise AssertionError("the widest type holds every value") from None
             continue
         break
+    else:
+        raise AssertionError("the widest type holds every value")
     arrangement = series.arrangement
     if arrangement is not None and arrangement.is_sheared:
         log.info("%s: slices are sheared by a tilt of %.1f degrees, moved upright", series, arrangement.tilt_degrees)
@@ -233,7 +232,9 @@ def _output_dtype(layout: PixelLayout) -> np.dtype:
     return stored_dtype(layout)
 
 
-def _filled(series: Series, dtype: np.dtype, factors: dict[Path, float] | None, progress: Progress) -> np.ndarray:
+def _filled(
+    series: Series, dtype: np.dtype, factors: dict[Path, float] | None, is_doubtful: bool, progress: Progress
+) -> np.ndarray:
     """The slices in order as (C, Z, Y, X) of a type."""
     channels = _channels(series)
     out = np.empty((channels, len(series.planes), *series.plane_shape), dtype)
@@ -249,13 +250,15 @@ def _filled(series: Series, dtype: np.dtype, factors: dict[Path, float] | None, 
             frames = read_frames(header)
         except FileUnreadableError as error:
             raise FileUnreadableError(f"{path.name}: {error}" if len(files) > 1 else str(error)) from error
+        except OSError as error:
+            raise FileUnreadableError(f"{path.name}: cannot be read: {error.strerror or error}") from error
         factor = 1.0 if factors is None else factors[path]
         for index, plane in planes:
             picture = tile(frames[0], header, plane.frame) if header.mosaic else frames[plane.frame]
             if channels > 1:
                 out[:, index] = np.moveaxis(picture, -1, 0)
             else:
-                _convert(picture, plane, header, factor, out[0, index])
+                _convert(picture, plane, header, factor, out[0, index], is_doubtful)
 
     for done, _ in enumerate(_in_threads(fill, files), 1):
         progress(done, len(files), "reading DICOM pixels")
@@ -279,8 +282,10 @@ def _in_threads(function: Callable[..., None], items: Sequence[object]) -> Itera
                 future.cancel()
 
 
-def _convert(picture: np.ndarray, plane: Plane, header: InstanceHeader, factor: float, out: np.ndarray) -> None:
-    """Stored values to the modality's, into ``out``."""
+def _convert(
+    picture: np.ndarray, plane: Plane, header: InstanceHeader, factor: float, out: np.ndarray, is_doubtful: bool
+) -> None:
+    """Stored values to the modality's, into ``out``; whether they fit is looked at where that is doubtful."""
     layout = header.pixels
     assert layout is not None
     slope, intercept = (1.0, 0.0) if layout.has_lookup else (plane.slope, plane.intercept)
@@ -290,15 +295,18 @@ def _convert(picture: np.ndarray, plane: Plane, header: InstanceHeader, factor: 
         ends = (-(2 ** (bits - 1)) + 2 ** (bits - 1) - 1) if layout.signed else 2**bits - 1
         picture = (ends - picture.astype(np.int64)).astype(picture.dtype)
     if out.dtype.kind == "f":
-        if slope == 1 and intercept == 0 and factor == 1:
-            out[...] = picture
-        else:
-            out[...] = (picture * np.float64(slope) + intercept) * factor
+        # In the precision of the result, as other converters do, so that values agree to the last bit.
+        out[...] = picture
+        if slope != 1 or factor != 1:
+            out *= out.dtype.type(slope * factor)
+        if intercept:
+            out += out.dtype.type(intercept * factor)
         return
-    limits = np.iinfo(out.dtype)
-    ends = [int(value) * int(slope) + int(intercept) for value in (picture.min(), picture.max())]
-    if min(ends) < limits.min or max(ends) > limits.max:
-        raise _DoesNotFitError
+    if is_doubtful:
+        limits = np.iinfo(out.dtype)
+        ends = [int(value) * int(slope) + int(intercept) for value in (picture.min(), picture.max())]
+        if min(ends) < limits.min or max(ends) > limits.max:
+            raise _DoesNotFitError
     # The results fit, so wrapping around on the way does no harm.
     np.copyto(out, picture, casting="unsafe")
     if slope != 1:
