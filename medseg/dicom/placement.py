@@ -64,11 +64,12 @@ def place(mask: LabelVolume, series: SourceSeries) -> Placement:
         _require_perpendicular(turned.geometry, steps)
     row_direction = row_step / np.linalg.norm(row_step)
     column_direction = column_step - row_direction * (column_step @ row_direction)
+    column_direction /= np.linalg.norm(column_direction)
     return Placement(
         array=turned.array,
         positions_mm=positions,
         row_direction=row_direction,
-        column_direction=column_direction / np.linalg.norm(column_direction),
+        column_direction=column_direction,
         pixel_spacing_mm=(float(np.linalg.norm(column_step)), float(np.linalg.norm(row_step))),
         plane_spacing_mm=float(abs(steps[:, 0] @ np.cross(row_direction, column_direction))),
         sources=matched,

@@ -6,6 +6,7 @@ Everything in this file is in DICOM's LPS millimetres.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,7 @@ from medseg.errors import DataError, FileUnreadableError, GeometryError
 
 # Directions of two frames of one series may differ by so much in any cosine.
 _SAME_DIRECTION = 1e-3
+_IDENTIFIER = re.compile(r"[0-9.]{1,64}")  # it becomes part of a file's name
 # What every object of a study repeats, empty where unknown (type 2 in the standard). Files in the wild leave some out.
 _MAY_BE_EMPTY = (
     "PatientID",
@@ -92,6 +94,8 @@ def read_sources(files: Sequence[str | os.PathLike[str]]) -> SourceSeries:
             raise DataError(f"{files[0]} and others: expected one {needed}, found {len(found)}; give files of one series")
         if found == {""}:
             raise DataError(f"{files[0]}: no {needed}, which a DICOM mask must refer to; write another format")
+        if not _IDENTIFIER.fullmatch(found.pop()):
+            raise DataError(f"{files[0]}: {needed} is no identifier of up to 64 digits and dots; correct it")
     planes = [plane for dataset, file in zip(datasets, files, strict=True) for plane in _planes(dataset, Path(file))]
     frame, directions, spacing = planes[0]
     size = (int(frame.dataset.Rows), int(frame.dataset.Columns))
