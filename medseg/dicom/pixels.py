@@ -57,7 +57,9 @@ def _plain(header: InstanceHeader, layout: PixelLayout) -> np.ndarray:
         file.seek(layout.offset + (4 if layout.implicit else 8))
         length = int.from_bytes(file.read(4), "little")
         if length == _COMPRESSED_LENGTH:
-            raise FileUnreadableError("its pixels are compressed although its header says they are not; export it again")
+            raise FileUnreadableError(
+                "its pixels are compressed although its header says they are not; export it again"
+            )
         values = np.fromfile(file, dtype, count)
     if len(values) < count or length < count * dtype.itemsize:
         found = min(values.nbytes, length)
@@ -109,4 +111,3 @@ def _decoded(header: InstanceHeader, layout: PixelLayout) -> np.ndarray:
     if layout.transfer_syntax == "1.2.840.10008.1.2.2":
         return _cleared(frames, layout)
     return frames
-
