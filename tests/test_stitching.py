@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from examples import every_tile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,7 +20,7 @@ def plainly(image, patch, step, window_logits):
     padded = torch.nn.functional.pad(image, [amount for pair in reversed(margins) for amount in pair])
     weights = torch.from_numpy(patches.gaussian_weights(patch).copy())
     total, weight = 0, torch.zeros(padded.shape[1:])
-    for corner in patches.tiles(padded.shape[1:], patch, step):
+    for corner in every_tile(padded.shape[1:], patch, step):
         window = tuple(slice(start, start + size) for start, size in zip(corner, patch, strict=True))
         logits = window_logits(padded[(slice(None), *window)][None])[0] * weights
         if isinstance(total, int):

@@ -28,6 +28,7 @@ from medseg.planning.plan import Configuration, Plan
 from medseg.progress import Progress, silent
 from medseg.training.checkpoint import HistoryRow, RunState, load_checkpoint, save_checkpoint
 from medseg.training.losses import DeepSupervision, DiceCrossEntropy, hard_dice_counts
+from medseg.training.pace import Schedule
 from medseg.training.recipe import Recipe
 from medseg.training.sampling import PatchSource, draw_batch, validation_patches
 
@@ -45,6 +46,7 @@ class Run:
 
     Attributes:
         budget_seconds: the time the number of iterations was derived from, if it was.
+        training_seconds: what was left of it for training; the length is corrected where it would not be met.
         pretrained: the model that the first weights came from, if any.
     """
 
@@ -55,6 +57,7 @@ class Run:
     precision: Precision
     recipe: Recipe
     budget_seconds: float | None = None
+    training_seconds: float | None = None
     pretrained: str | None = None
 
 
@@ -102,11 +105,11 @@ class Trainer:
             else None
         )
 
-    def step(self, iteration: int) -> torch.Tensor:
+    def step(self, iteration: int, schedule: Schedule | None = None) -> torch.Tensor:
         """One optimiser step; returns the loss, still on the device."""
         recipe = self.run.recipe
         for group in self.optimizer.param_groups:
-            group["lr"] = recipe.learning_rate_at(iteration)
+            group["lr"] = recipe.learning_rate_at(iteration, schedule)
         batch = draw_batch(
             self.cases, self.configuration.patch_size, recipe.batch_size, self.policy, self.run.seed, iteration
         )
@@ -142,12 +145,18 @@ class Trainer:
 
 
 def train_network(
-    trainer: Trainer, folder: Path, *, should_stop: Callable[[], bool] = lambda: False, progress: Progress = silent
+    trainer: Trainer,
+    folder: Path,
+    *,
+    should_stop: Callable[[], bool] = lambda: False,
+    progress: Progress = silent,
+    clock: Callable[[], float] = time.monotonic,
 ) -> bool:
     """Train to the end and write ``weights.safetensors``; goes on from the checkpoint in ``folder`` if there is one.
 
     Args:
         should_stop: asked after every step; once true, a checkpoint is written and the run ends early.
+        clock: seconds since any moment.
 
     Returns:
         Whether the run came to its end.
@@ -163,36 +172,42 @@ def train_network(
         trainer.scaler.update(state.loss_scale)
         log.info("going on from iteration %d", state.iteration)
     recipe = trainer.run.recipe
-    began, before = time.monotonic(), state.seconds
+    schedule = Schedule(recipe.iterations, state.checks)
+    began, before = clock(), state.seconds
     saved, losses = began, []
     what = f"training {trainer.configuration.name} fold {trainer.run.fold}"
-    progress(state.iteration, recipe.iterations, what)
-    for iteration in range(state.iteration, recipe.iterations):
-        losses.append(trainer.step(iteration))
-        done = iteration + 1
+    progress(state.iteration, schedule.iterations, what)
+    while state.iteration < schedule.iterations:
+        losses.append(trainer.step(state.iteration, schedule))
+        done = state.iteration + 1
         state = replace(
             state,
             iteration=done,
-            seconds=before + time.monotonic() - began,
+            seconds=before + clock() - began,
             loss_scale=trainer.scaler.get_scale() if trainer.scaler.is_enabled() else 1.0,
         )
-        if done % recipe.epoch_iterations == 0 or done == recipe.iterations:
+        checking = trainer.run.training_seconds is not None and done == schedule.next_check
+        if checking:
+            schedule = _corrected(schedule, state, trainer.run)
+            state = replace(state, checks=schedule.checks)
+        if done % recipe.epoch_iterations == 0 or done == schedule.iterations:
             row = _measure(trainer, state, losses)
             state = replace(state, history=(*state.history, row))
             losses = []
             _write_progress(folder / PROGRESS_FILE, state.history, trainer.labels)
             what = f"training {trainer.configuration.name} fold {trainer.run.fold}: Dice {row.mean_dice:.3f}"
-        progress(done, recipe.iterations, what)
-        stopping = done < recipe.iterations and should_stop()
-        if stopping or time.monotonic() - saved > CHECKPOINT_SECONDS:
+        progress(done, schedule.iterations, what)
+        stopping = done < schedule.iterations and should_stop()
+        # A check is written at once: a run that is killed after it must not look at the clock a second time.
+        if stopping or checking or clock() - saved > CHECKPOINT_SECONDS:
             save_checkpoint(folder / CHECKPOINT_FILE, state, trainer.network, trainer.optimizer)
-            saved = time.monotonic()
+            saved = clock()
         if stopping:
             return False
     facts = FoldFacts(
         mirror_axes=trainer.policy.mirror_axes,
         precision=trainer.run.precision,
-        iterations=recipe.iterations,
+        iterations=state.iteration,
         seconds=state.seconds,
         seed=trainer.run.seed,
     )
@@ -235,6 +250,22 @@ _PROBE_WARMUP = 3
 _PROBE_STEPS = 10  # enough that some patches are turned and scaled, which costs more
 
 
+def _corrected(schedule: Schedule, state: RunState, run: Run) -> Schedule:
+    """The schedule after a look at the clock; a change is logged."""
+    assert run.training_seconds is not None
+    checked = schedule.checked(state.iteration, state.seconds, run.training_seconds)
+    if checked.iterations != schedule.iterations:
+        log.info(
+            "after %d iterations in %.0f s of %.0f s: %d iterations in all instead of %d",
+            state.iteration,
+            state.seconds,
+            run.training_seconds,
+            checked.iterations,
+            schedule.iterations,
+        )
+    return checked
+
+
 def _measure(trainer: Trainer, state: RunState, losses: Sequence[torch.Tensor]) -> HistoryRow:
     train_loss = float(torch.stack(list(losses)).mean())
     if not math.isfinite(train_loss):
@@ -248,7 +279,9 @@ def _measure(trainer: Trainer, state: RunState, losses: Sequence[torch.Tensor]) 
         epoch=math.ceil(state.iteration / trainer.run.recipe.epoch_iterations),
         iteration=state.iteration,
         seconds=state.seconds,
-        learning_rate=trainer.run.recipe.learning_rate_at(state.iteration - 1),
+        learning_rate=trainer.run.recipe.learning_rate_at(
+            state.iteration - 1, Schedule(trainer.run.recipe.iterations, state.checks)
+        ),
         train_loss=train_loss,
         validation_loss=validation_loss,
         mean_dice=sum(known) / len(known) if known else math.nan,
