@@ -26,6 +26,7 @@ from medseg.errors import MedsegError, MemoryNeedError, StorageError, UsageError
 from medseg.footprint import prediction_bytes
 from medseg.interop.nnunet import archives
 from medseg.interop.nnunet import models as nnunet_models
+from medseg.laterality import mirrored_outputs
 from medseg.model import Model, load_model
 from medseg.parallel import describe
 from medseg.planning.plan import Configuration
@@ -177,12 +178,14 @@ class Predictor:
     def _network_logits(self, batch: torch.Tensor) -> torch.Tensor:
         """Mean float32 logits (B, K, ...) of windows (B, C, ...) over folds and mirrored copies."""
         axes = tuple(2 + axis for axis in self.model.mirror_axes) if self.settings.mirror else ()
+        swap, order = _outputs_when_mirrored(self.model)
         flips = [flip for count in range(len(axes) + 1) for flip in itertools.combinations(axes, count)]
         total: torch.Tensor | None = None
         with autocast(self.device, self.precision):
             for flip, network in itertools.product(flips, self.networks):
                 logits = network(batch.flip(flip) if flip else batch).float()
                 logits = logits.flip(flip) if flip else logits
+                logits = logits[:, order] if swap in flip else logits
                 total = logits if total is None else total.add_(logits)
         assert total is not None
         return total / (len(flips) * len(self.networks))
@@ -331,6 +334,12 @@ def _predict_case(predictor: Predictor, job: Job, probabilities: bool, progress:
         with atomic.replacing_file(job.output.parent / f"{job.case}.npz") as temporary:
             np.savez_compressed(temporary, probabilities=values)
     io.write(mask, job.output, like=job.images[0])
+
+
+def _outputs_when_mirrored(model: Model) -> tuple[int | None, list[int]]:
+    """The axis of a batch whose reversal makes left of right, and the order that puts such outputs back."""
+    axis = None if model.swap_axis is None else 2 + model.swap_axis
+    return axis, list(mirrored_outputs(model.plan.labels, model.swapped))
 
 
 def _open(source: Source, channels: int) -> tuple[Volume, str]:

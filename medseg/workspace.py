@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -195,7 +195,8 @@ def _case_name(case: CaseRef) -> str:
 def _preparation_key(plan: Plan, configuration: Configuration, case: CaseRef) -> str:
     """Changes whenever a prepared case would: with the files, or with what the plan says about preparing."""
     files = [path for path in (*case.images, case.label) if path is not None]
-    read = (plan.orientation, plan.axis_order, plan.labels, plan.intensities)
+    labels = replace(plan.labels, mirror_pairs=None)  # what mirroring exchanges, preparing does not
+    read = (plan.orientation, plan.axis_order, labels, plan.intensities)
     made = (configuration.spacing_mm, configuration.normalization, configuration.dimensions)
     parts = [documents.to_json(value) for value in (*read, *made)]
     stamps = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files if path.exists()]

@@ -97,7 +97,7 @@ def _label_set(content: dict[str, Any]) -> LabelSet:
     """
     if not isinstance(content.get("labels"), dict):
         raise DocumentError(f"labels: expected names and values, found {content.get('labels')!r}")
-    return LabelSet.parse(content["labels"], content.get("regions_class_order"))
+    return LabelSet.parse(content["labels"], content.get("regions_class_order"), content.get("mirror_pairs"))
 
 
 def _entries(content: dict[str, Any], key: str) -> list[Any]:

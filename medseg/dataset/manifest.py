@@ -45,6 +45,7 @@ class Manifest:
         images: template of one file with all channels, or channel name to template.
         label: template of the mask.
         test_images: like ``images``, for cases that are set apart.
+        mirror_pairs: left and right counterparts; by default names of labels decide.
         root: folder of the files, relative to the manifest.
         cases: cases written out; without them every file that fits the templates is a case.
         groups: case to group, or a regular expression whose match (or first group) in the case's name is its group.
@@ -59,6 +60,7 @@ class Manifest:
     label: str | None = None
     test_images: str | dict[str, str] | None = None
     regions_class_order: tuple[int, ...] | None = None
+    mirror_pairs: tuple[tuple[str, str], ...] | None = None
     root: str | None = None
     cases: tuple[ManifestCase, ...] = ()
     groups: str | dict[str, str] | None = None
@@ -110,7 +112,7 @@ class Manifest:
     def label_set(self, where: str) -> LabelSet:
         """The labels as the rest of the program knows them."""
         try:
-            return LabelSet.parse(self.labels, self.regions_class_order)
+            return LabelSet.parse(self.labels, self.regions_class_order, self.mirror_pairs)
         except DocumentError as error:
             raise DocumentError(f"{where}: {error}") from error
 

@@ -20,9 +20,11 @@ import torch
 
 from medseg import atomic, documents, networks
 from medseg.augmentation import AugmentationPolicy
+from medseg.augmentation.policy import MirrorSwaps
 from medseg.device import Precision, autocast
 from medseg.errors import MedsegError
 from medseg.labels import LabelSet
+from medseg.laterality import Mirroring, index_swaps, laterality_of, mirroring_of
 from medseg.model import WEIGHTS_FILE, FoldFacts, input_channels, save_tensors
 from medseg.planning.plan import Configuration, Plan
 from medseg.progress import Progress, silent
@@ -87,8 +89,16 @@ class Trainer:
         self.cases = cases
         self.run = run
         self.device = device
+        self.mirroring = (
+            mirroring_of(plan.labels, plan.orientation, plan.axis_order, configuration.dimensions)
+            if run.recipe.mirror
+            else Mirroring(())
+        )
         self.policy = AugmentationPolicy.default(
-            configuration.patch_size, mirror_axes=None if run.recipe.mirror else ()
+            configuration.patch_size,
+            mirror_axes=self.mirroring.axes,
+            mirror_swaps=_mirror_swaps(plan.labels, self.mirroring),
+            sided=laterality_of(plan.labels).is_sided,
         )
         self.network = networks.build(
             configuration.network,
@@ -205,7 +215,9 @@ def train_network(
         if stopping:
             return False
     facts = FoldFacts(
-        mirror_axes=trainer.policy.mirror_axes,
+        mirror_axes=trainer.mirroring.axes,
+        swap_axis=trainer.mirroring.swap_axis,
+        swapped=trainer.mirroring.pairs,
         precision=trainer.run.precision,
         iterations=state.iteration,
         seconds=state.seconds,
@@ -248,6 +260,14 @@ def seconds_per_sample(trainer: Trainer) -> float:
 
 _PROBE_WARMUP = 3
 _PROBE_STEPS = 10  # enough that some patches are turned and scaled, which costs more
+
+
+def _mirror_swaps(labels: LabelSet, mirroring: Mirroring) -> MirrorSwaps:
+    """What augmentation exchanges: label indices by axis."""
+    swaps = index_swaps(labels, mirroring.pairs)
+    if mirroring.swap_axis is None or not swaps:
+        return ()
+    return ((mirroring.swap_axis, swaps),)
 
 
 def _corrected(schedule: Schedule, state: RunState, run: Run) -> Schedule:

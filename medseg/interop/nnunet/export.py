@@ -73,7 +73,8 @@ def export_model(
                     "device": torch.device("cpu"),
                 },
                 "trainer_name": TRAINER,
-                "inference_allowed_mirroring_axes": model.mirror_axes or None,
+                # nnU-Net exchanges no labels when it mirrors.
+                "inference_allowed_mirroring_axes": tuple(a for a in model.mirror_axes if a != model.swap_axis) or None,
             }
             fold_folder(temporary, fold).mkdir()
             torch.save(content, fold_folder(temporary, fold) / CHECKPOINT_FILE)
