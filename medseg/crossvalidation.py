@@ -37,6 +37,7 @@ from medseg.prediction import (
 from medseg.progress import Progress, silent
 from medseg.report import training_plot
 from medseg.training.loop import PROGRESS_FILE, Run, Trainer, seconds_per_sample, train_network
+from medseg.training.partial import annotated_rows
 from medseg.training.pretrained import load_pretrained
 from medseg.training.recipe import (
     BUDGET_SHARE,
@@ -101,6 +102,7 @@ def train(
     seed: int | None = None,
     restart: bool = False,
     pretrained: str | os.PathLike[str] | None = None,
+    balance_classes: bool = False,
     workers: int | str = 0,
     should_stop: Callable[[], bool] = lambda: False,
     progress: Progress = silent,
@@ -114,6 +116,7 @@ def train(
         seed: of all that is random; by default 0.
         restart: throw away what there is of this fold.
         pretrained: model folder to take the first weights from.
+        balance_classes: show rare classes as often as common ones.
         should_stop: asked after every step; once true, a checkpoint is written and training stops.
 
     Returns:
@@ -131,7 +134,7 @@ def train(
     folder = fold_folder(opened.model_folder(chosen.name), fold)
     if restart:
         shutil.rmtree(folder, ignore_errors=True)
-    run = _run_under_way(folder, length, seed)
+    run = _run_under_way(folder, length, seed, balance_classes or None)
     if run is None or not (folder / WEIGHTS_FILE).is_file():
         began = time.monotonic()
         preprocess(opened, chosen, cases=[*split.train, *split.validation], workers=workers, progress=progress)
@@ -149,6 +152,7 @@ def train(
             )
             if budget_seconds is not None:
                 run = _within_budget(run, budget_seconds, began, opened, chosen, cases, where)
+            run = replace(run, recipe=replace(run.recipe, balance_classes=balance_classes))
             documents.save(run, folder / RUN_FILE)
         if not _train_fold(opened, chosen, cases, held_out, run, folder, where, should_stop, progress):
             return None
@@ -197,6 +201,7 @@ def validate_fold(
         job.case: Pair(job.output, case.label) for job, case in zip(jobs, cases, strict=True) if case.label is not None
     }
     evaluation = evaluate_pairs(Pairing(pairs, {}, ()), workspace.plan.labels, progress=progress)
+    evaluation = annotated_rows(evaluation, cases)
     write_tables(evaluation, folder)
     return evaluation
 
@@ -214,7 +219,17 @@ def _train_fold(
 ) -> bool:
     """Train to the end of the run; False if stopped before."""
     log.info("%s; %s", describe(device, run.precision), run.recipe.because)
-    trainer = Trainer(workspace.plan, configuration, cases, held_out, run, device)
+    split, refs = workspace.split(run.fold), {case.name: case for case in workspace.dataset.cases}
+    trainer = Trainer(
+        workspace.plan,
+        configuration,
+        cases,
+        held_out,
+        run,
+        device,
+        partial=[refs[name] for name in split.train],
+        validation_partial=[refs[name] for name in split.validation],
+    )
     if run.pretrained is not None:
         load_pretrained(trainer.network, workspace.plan, Path(run.pretrained))
     documents.save(ModelDocument(1, workspace.plan, configuration.name), folder.parent / MODEL_FILE)
@@ -225,11 +240,11 @@ def _train_fold(
     return finished
 
 
-def _run_under_way(folder: Path, length: Length, seed: int | None) -> Run | None:
+def _run_under_way(folder: Path, length: Length, seed: int | None, balance_classes: bool | None) -> Run | None:
     """The run that was begun in a folder, if any.
 
     Raises:
-        UsageError: it was begun with another length or seed.
+        UsageError: it was begun with another length, seed or sampling.
     """
     path = folder / RUN_FILE
     if not path.is_file():
@@ -239,7 +254,9 @@ def _run_under_way(folder: Path, length: Length, seed: int | None) -> Run | None
     except DocumentError as error:
         raise DocumentError(f"{error}; begin anew with --restart") from error
     asked = {"iterations": length.steps, "budget_seconds": length.budget_seconds, "seed": seed}
+    asked["balance_classes"] = balance_classes
     begun = {"iterations": run.recipe.iterations, "budget_seconds": run.budget_seconds, "seed": run.seed}
+    begun["balance_classes"] = run.recipe.balance_classes
     for name, value in asked.items():
         if value is not None and value != begun[name] and not (value == "auto" and begun[name]):
             raise UsageError(

@@ -198,7 +198,8 @@ def _preparation_key(plan: Plan, configuration: Configuration, case: CaseRef) ->
     labels = replace(plan.labels, mirror_pairs=None)  # what mirroring exchanges, preparing does not
     read = (plan.orientation, plan.axis_order, labels, plan.intensities)
     made = (configuration.spacing_mm, configuration.normalization, configuration.dimensions)
-    parts = [documents.to_json(value) for value in (*read, *made)]
+    checked = () if case.annotated is None else (case.annotated,)
+    parts = [documents.to_json(value) for value in (*read, *made, *checked)]
     stamps = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files if path.exists()]
     return hashlib.sha256(repr((parts, stamps)).encode()).hexdigest()
 

@@ -170,6 +170,9 @@ def train(
     precision: PrecisionOption = "auto",
     restart: Annotated[bool, typer.Option("--restart", help="Begin anew instead of going on.")] = False,
     pretrained: Annotated[Path | None, typer.Option(help="Model folder to take first weights from.")] = None,
+    balance_classes: Annotated[
+        bool, typer.Option("--balance-classes", help="Show rare classes as often as common ones.")
+    ] = False,
     workers: WorkersOption = "0",
 ) -> None:
     """Train folds, then predict and measure each one's held-out cases. A run that stopped goes on where it was.
@@ -201,6 +204,7 @@ def train(
                 seed=seed,
                 restart=restart,
                 pretrained=pretrained,
+                balance_classes=balance_classes,
                 workers=_workers(workers),
                 should_stop=stop,
                 progress=display,

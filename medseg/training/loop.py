@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import logging
 import math
 import time
@@ -21,6 +22,7 @@ import torch
 from medseg import atomic, documents, networks
 from medseg.augmentation import AugmentationPolicy
 from medseg.augmentation.policy import MirrorSwaps
+from medseg.dataset import CaseRef
 from medseg.device import Precision, autocast
 from medseg.errors import MedsegError
 from medseg.labels import LabelSet
@@ -31,8 +33,9 @@ from medseg.progress import Progress, silent
 from medseg.training.checkpoint import HistoryRow, RunState, load_checkpoint, save_checkpoint
 from medseg.training.losses import DeepSupervision, DiceCrossEntropy, hard_dice_counts
 from medseg.training.pace import Schedule
+from medseg.training.partial import unannotated_classes
 from medseg.training.recipe import Recipe
-from medseg.training.sampling import PatchSource, draw_batch, validation_patches
+from medseg.training.sampling import PatchSource, draw_batch, validation_patches, validation_subset
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
 PROGRESS_FILE = "progress.csv"
@@ -73,6 +76,8 @@ class Trainer:
     Args:
         cases: prepared training cases; not empty.
         validation_cases: prepared cases for the learning curve; may be empty.
+        partial: the dataset's entries of ``cases``, where some are not annotated for every class.
+        validation_partial: the same of ``validation_cases``.
     """
 
     def __init__(
@@ -83,6 +88,9 @@ class Trainer:
         validation_cases: Sequence[PatchSource],
         run: Run,
         device: torch.device,
+        *,
+        partial: Sequence[CaseRef] = (),
+        validation_partial: Sequence[CaseRef] = (),
     ) -> None:
         self.labels: LabelSet = plan.labels
         self.configuration = configuration
@@ -106,6 +114,9 @@ class Trainer:
             plan.labels.output_count,
             generator=torch.Generator().manual_seed(run.seed),
         ).to(device)
+        self.unannotated = unannotated_classes(plan.labels, partial, self.mirroring)
+        held_out = validation_partial[validation_subset(len(validation_partial), VALIDATION_PATCHES)]
+        self.validation_unannotated = unannotated_classes(plan.labels, held_out, Mirroring(()))
         self.loss = DeepSupervision(DiceCrossEntropy(plan.labels, configuration.batch_dice))
         self.optimizer = build_optimizer(self.network, run.recipe)
         self.scaler = torch.amp.GradScaler(device.type, enabled=run.precision == "fp16")
@@ -121,13 +132,20 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = recipe.learning_rate_at(iteration, schedule)
         batch = draw_batch(
-            self.cases, self.configuration.patch_size, recipe.batch_size, self.policy, self.run.seed, iteration
+            self.cases,
+            self.configuration.patch_size,
+            recipe.batch_size,
+            self.policy,
+            self.run.seed,
+            iteration,
+            recipe.balance_classes,
         )
+        unannotated = self.unannotated and self.unannotated.of(batch.cases, batch.parameters.mirror)
         images, target = batch.augmented(self.configuration.patch_size, self.device)
         self.optimizer.zero_grad(set_to_none=True)
         with autocast(self.device, self.run.precision):
             scales = self.network.forward_scales(images)
-        loss = self.loss(scales, target)
+        loss = self.loss(scales, target, unannotated)
         self.scaler.scale(loss).backward()
         self.scaler.unscale_(self.optimizer)
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), recipe.gradient_clip)
@@ -143,12 +161,16 @@ class Trainer:
         losses, counts = [], torch.zeros(len(self.labels.classes), 3, dtype=torch.float64)
         size = self.run.recipe.batch_size
         self.network.eval()
-        for images, target in zip(*(part.split(size) for part in self.validation), strict=True):
+        unannotated = self.validation_unannotated
+        for start, images, target in zip(
+            itertools.count(step=size), *(part.split(size) for part in self.validation), strict=False
+        ):
+            hidden = None if unannotated is None else unannotated.table[start : start + size]
             images, target = images.to(self.device), target.to(self.device)
             with autocast(self.device, self.run.precision):
                 scales = self.network.forward_scales(images)
-            losses.append(float(self.loss(scales, target)))
-            counts += hard_dice_counts(scales[0].float(), target, self.labels).cpu()
+            losses.append(float(self.loss(scales, target, hidden)))
+            counts += hard_dice_counts(scales[0].float(), target, self.labels, hidden).cpu()
         self.network.train()
         dice = 2 * counts[:, 0] / (counts[:, 1] + counts[:, 2])
         return sum(losses) / len(losses), tuple(dice.tolist())

@@ -41,6 +41,7 @@ class Recipe:
         warmup_iterations: steps over which the learning rate rises from zero.
         gradient_clip: largest norm of the gradient.
         mirror: show mirrored scans, and average over mirrored copies when predicting.
+        balance_classes: patches on foreground show every class equally often, not every case.
         because: why these were chosen, for the log.
     """
 
@@ -54,6 +55,7 @@ class Recipe:
     gradient_clip: float
     mirror: bool
     because: str
+    balance_classes: bool = False
 
     def learning_rate_at(self, iteration: int, schedule: Schedule | None = None) -> float:
         """Learning rate of a step (the first is 0): linear warm-up, then polynomial decay with power 0.9.
