@@ -102,6 +102,7 @@ def train(
     seed: int | None = None,
     restart: bool = False,
     pretrained: str | os.PathLike[str] | None = None,
+    freeze: int | Literal["all"] = 0,
     balance_classes: bool = False,
     workers: int | str = 0,
     should_stop: Callable[[], bool] = lambda: False,
@@ -115,7 +116,8 @@ def train(
             ``"auto"`` is a budget that suits the size of the dataset.
         seed: of all that is random; by default 0.
         restart: throw away what there is of this fold.
-        pretrained: model folder to take the first weights from.
+        pretrained: model, ours or nnU-Net's, to take the first weights from.
+        freeze: iterations for which the pretrained encoder stays as it is.
         balance_classes: show rare classes as often as common ones.
         should_stop: asked after every step; once true, a checkpoint is written and training stops.
 
@@ -130,6 +132,8 @@ def train(
     chosen = opened.plan.configuration(configuration)
     require_single_stage(chosen)
     length = Length(epochs, iterations, budget_seconds)
+    if freeze and pretrained is None:
+        raise UsageError("--freeze keeps a pretrained encoder as it is; say which with --pretrained MODEL")
     split = opened.split(fold)
     folder = fold_folder(opened.model_folder(chosen.name), fold)
     if restart:
@@ -152,7 +156,7 @@ def train(
             )
             if budget_seconds is not None:
                 run = _within_budget(run, budget_seconds, began, opened, chosen, cases, where)
-            run = replace(run, recipe=replace(run.recipe, balance_classes=balance_classes))
+            run = replace(run, recipe=replace(run.recipe, balance_classes=balance_classes, frozen_iterations=freeze))
             documents.save(run, folder / RUN_FILE)
         if not _train_fold(opened, chosen, cases, held_out, run, folder, where, should_stop, progress):
             return None

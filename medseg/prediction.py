@@ -24,10 +24,9 @@ from medseg import atomic, io
 from medseg.device import Precision, autocast, choose_device, prediction_precision
 from medseg.errors import MedsegError, MemoryNeedError, StorageError, UsageError
 from medseg.footprint import prediction_bytes
-from medseg.interop.nnunet import archives
-from medseg.interop.nnunet import models as nnunet_models
+from medseg.interop.opening import open_model
 from medseg.laterality import mirrored_outputs
-from medseg.model import Model, load_model
+from medseg.model import Model
 from medseg.parallel import describe
 from medseg.planning.plan import Configuration
 from medseg.preprocessing import Prepared, prepare, restore_logits, restore_probabilities
@@ -237,13 +236,7 @@ def load_predictor(
         ModelError: the folder or a fold is missing, damaged, or does not fit its plan; a zip holds several models.
         UsageError: the machine has no such device or precision.
     """
-    if archives.is_archive(folder):
-        model = archives.load_archive(folder, folds)
-    elif nnunet_models.is_model_folder(folder):
-        model = nnunet_models.load_model(folder, folds)
-    else:
-        model = load_model(folder, folds)
-    return Predictor(model, device, precision, settings)
+    return Predictor(open_model(folder, folds), device, precision, settings)
 
 
 def predict_files(

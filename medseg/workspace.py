@@ -21,6 +21,7 @@ from medseg.errors import DocumentError, UsageError
 from medseg.fingerprinting import Fingerprint, fingerprint_dataset
 from medseg.planning import plan_dataset
 from medseg.planning.plan import Configuration, Plan, Preset
+from medseg.planning.transfer import plan_like
 from medseg.preprocessing import prepare
 from medseg.progress import Progress, silent
 from medseg.splits import Split
@@ -108,6 +109,7 @@ def plan_workspace(
     preset: Preset = "default",
     memory_gb: float | None = None,
     splits_file: str | os.PathLike[str] | None = None,
+    like: tuple[Plan, str] | None = None,
     workers: int | str = 0,
     progress: Progress = silent,
 ) -> Workspace:
@@ -116,6 +118,7 @@ def plan_workspace(
     The fingerprint of a dataset that has not changed is taken from the workspace.
 
     Args:
+        like: plan and configuration of a model that is to be fine-tuned, instead of a preset.
         splits_file: folds to use instead of five random ones (nnU-Net's ``splits_final.json`` form).
 
     Raises:
@@ -133,6 +136,7 @@ def plan_workspace(
     known = _known_fingerprint(workspace, dataset)
     fingerprint = known or fingerprint_dataset(dataset, workers=workers, progress=progress)
     plan = plan_dataset(fingerprint, preset=preset, memory_gb=memory_gb)
+    plan = plan if like is None else plan_like(plan, *like)
     dataset.save(workspace.dataset_path)
     documents.save(fingerprint, workspace.fingerprint_path)
     plan.save(workspace.plan_path)

@@ -84,6 +84,9 @@ def plan(
     preset: Annotated[Preset, typer.Option(help="Network family and size.")] = Preset.default,
     memory: Annotated[float | None, typer.Option("--memory", help="GPU memory to plan for, in GB.")] = None,
     splits: Annotated[Path | None, typer.Option(help="Folds to use (splits_final.json form).")] = None,
+    pretrained: Annotated[
+        Path | None, typer.Option(help="Plan to fine-tune this model, medseg's or nnU-Net's, instead of a preset.")
+    ] = None,
     root: RootOption = None,
     workers: WorkersOption = "0",
     explain: Annotated[bool, typer.Option("--explain", help="Print every decision with its reason.")] = False,
@@ -113,6 +116,7 @@ def plan(
             preset=preset.value,
             memory_gb=memory,
             splits_file=splits,
+            like=None if pretrained is None else _planned(pretrained),
             workers=_workers(workers),
             progress=display,
         )
@@ -169,7 +173,12 @@ def train(
     seed: Annotated[int | None, typer.Option(help="Of all that is random. [default: 0]")] = None,
     precision: PrecisionOption = "auto",
     restart: Annotated[bool, typer.Option("--restart", help="Begin anew instead of going on.")] = False,
-    pretrained: Annotated[Path | None, typer.Option(help="Model folder to take first weights from.")] = None,
+    pretrained: Annotated[
+        Path | None, typer.Option(help="Model to take first weights from, medseg's or nnU-Net's.")
+    ] = None,
+    freeze: Annotated[
+        str, typer.Option(help="Iterations for which the pretrained encoder stays as it is, or all.")
+    ] = "0",
     balance_classes: Annotated[
         bool, typer.Option("--balance-classes", help="Show rare classes as often as common ones.")
     ] = False,
@@ -204,6 +213,7 @@ def train(
                 seed=seed,
                 restart=restart,
                 pretrained=pretrained,
+                freeze=parse.freeze(freeze),
                 balance_classes=balance_classes,
                 workers=_workers(workers),
                 should_stop=stop,
@@ -377,6 +387,13 @@ def _model_of(workspace: Path, configuration: str | None) -> Path:
 
     opened = Workspace.open(workspace)
     return opened.model_folder(opened.plan.configuration(configuration).name)
+
+
+def _planned(pretrained: Path) -> tuple[Any, str]:
+    from medseg.interop.opening import open_model
+
+    model = open_model(pretrained)
+    return model.plan, model.configuration.name
 
 
 def _print_summary(table: Any) -> None:

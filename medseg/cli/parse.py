@@ -51,6 +51,19 @@ def budget(text: str) -> float | Literal["auto"]:
     return "auto" if text.strip().lower() == "auto" else seconds(text)
 
 
+def freeze(text: str) -> int | Literal["all"]:
+    """A number of iterations, or ``all``.
+
+    Raises:
+        UsageError: neither.
+    """
+    if text == "all":
+        return "all"
+    if not text.isdecimal():
+        raise UsageError(f"--freeze {text}: expected a number of iterations such as 500, or all")
+    return int(text)
+
+
 def size_bytes(text: str, option: str) -> int:
     """A size such as ``8GB`` or ``500MB``, in bytes.
 

@@ -34,6 +34,7 @@ from medseg.training.checkpoint import HistoryRow, RunState, load_checkpoint, sa
 from medseg.training.losses import DeepSupervision, DiceCrossEntropy, hard_dice_counts
 from medseg.training.pace import Schedule
 from medseg.training.partial import unannotated_classes
+from medseg.training.pretrained import freeze_encoder
 from medseg.training.recipe import Recipe
 from medseg.training.sampling import PatchSource, draw_batch, validation_patches, validation_subset
 
@@ -142,7 +143,8 @@ class Trainer:
         )
         unannotated = self.unannotated and self.unannotated.of(batch.cases, batch.parameters.mirror)
         images, target = batch.augmented(self.configuration.patch_size, self.device)
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=True)  # so that what is frozen is not decayed either
+        freeze_encoder(self.network, recipe.is_frozen_at(iteration))
         with autocast(self.device, self.run.precision):
             scales = self.network.forward_scales(images)
         loss = self.loss(scales, target, unannotated)

@@ -42,6 +42,7 @@ class Recipe:
         gradient_clip: largest norm of the gradient.
         mirror: show mirrored scans, and average over mirrored copies when predicting.
         balance_classes: patches on foreground show every class equally often, not every case.
+        frozen_iterations: steps for which the encoder of a pretrained network stays as it is.
         because: why these were chosen, for the log.
     """
 
@@ -56,6 +57,11 @@ class Recipe:
     mirror: bool
     because: str
     balance_classes: bool = False
+    frozen_iterations: int | Literal["all"] = 0
+
+    def is_frozen_at(self, iteration: int) -> bool:
+        """Whether the encoder stays as it is in a step."""
+        return self.frozen_iterations == "all" or iteration < self.frozen_iterations
 
     def learning_rate_at(self, iteration: int, schedule: Schedule | None = None) -> float:
         """Learning rate of a step (the first is 0): linear warm-up, then polynomial decay with power 0.9.
