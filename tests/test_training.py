@@ -172,3 +172,11 @@ def test_weights_that_do_not_fit_are_named():
         load_weights(network, {**tensors, "stranger": torch.zeros(1)}, "here")
     with pytest.raises(ModelError, match=f"{name} expected"):
         load_weights(network, {**tensors, name: torch.zeros(1)}, "here")
+
+
+def test_the_log_says_how_fast_it_is_and_what_data_cost(tmp_path, caplog):
+    with caplog.at_level("INFO", logger="medseg"):
+        loop.train_network(make_trainer(iterations=4), tmp_path)
+    lines = [record.getMessage() for record in caplog.records if "an iteration" in record.getMessage()]
+    assert len(lines) == 4
+    assert all("samples a second" in line and "% of the time for data" in line for line in lines)

@@ -74,6 +74,8 @@ class TrainingDivergedError(MedsegError):
 class Trainer:
     """A network in training, with all that a step needs. Complete once built.
 
+    ``drawing_seconds`` adds up what steps have spent on drawing, reading and augmenting batches.
+
     Args:
         cases: prepared training cases; not empty.
         validation_cases: prepared cases for the learning curve; may be empty.
@@ -120,6 +122,7 @@ class Trainer:
         self.validation_unannotated = unannotated_classes(plan.labels, held_out, Mirroring(()))
         self.loss = DeepSupervision(DiceCrossEntropy(plan.labels, configuration.batch_dice))
         self.optimizer = build_optimizer(self.network, run.recipe)
+        self.drawing_seconds = 0.0
         self.scaler = torch.amp.GradScaler(device.type, enabled=run.precision == "fp16")
         self.validation = (
             validation_patches(validation_cases, configuration.patch_size, VALIDATION_PATCHES)
@@ -129,9 +132,14 @@ class Trainer:
 
     def step(self, iteration: int, schedule: Schedule | None = None) -> torch.Tensor:
         """One optimiser step; returns the loss, still on the device."""
+        began = time.monotonic()
+        batch = self.draw(iteration)
+        self.drawing_seconds += time.monotonic() - began
+        return self.learn(*batch, iteration, schedule)
+
+    def draw(self, iteration: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """The augmented batch of a step: images, labels, and what samples are not annotated for, on the device."""
         recipe = self.run.recipe
-        for group in self.optimizer.param_groups:
-            group["lr"] = recipe.learning_rate_at(iteration, schedule)
         batch = draw_batch(
             self.cases,
             self.configuration.patch_size,
@@ -142,7 +150,20 @@ class Trainer:
             recipe.balance_classes,
         )
         unannotated = self.unannotated and self.unannotated.of(batch.cases, batch.parameters.mirror)
-        images, target = batch.augmented(self.configuration.patch_size, self.device)
+        return *batch.augmented(self.configuration.patch_size, self.device), unannotated
+
+    def learn(
+        self,
+        images: torch.Tensor,
+        target: torch.Tensor,
+        unannotated: torch.Tensor | None,
+        iteration: int,
+        schedule: Schedule | None = None,
+    ) -> torch.Tensor:
+        """The step of an iteration on a batch as :meth:`draw` gives it; returns the loss, still on the device."""
+        recipe = self.run.recipe
+        for group in self.optimizer.param_groups:
+            group["lr"] = recipe.learning_rate_at(iteration, schedule)
         self.optimizer.zero_grad(set_to_none=True)  # so that what is frozen is not decayed either
         freeze_encoder(self.network, recipe.is_frozen_at(iteration))
         with autocast(self.device, self.run.precision):
@@ -211,6 +232,7 @@ def train_network(
     saved, losses = began, []
     what = f"training {trainer.configuration.name} fold {trainer.run.fold}"
     progress(state.iteration, schedule.iterations, what)
+    mark = (state.iteration, clock(), trainer.drawing_seconds)
     while state.iteration < schedule.iterations:
         losses.append(trainer.step(state.iteration, schedule))
         done = state.iteration + 1
@@ -225,10 +247,13 @@ def train_network(
             schedule = _corrected(schedule, state, trainer.run)
             state = replace(state, checks=schedule.checks)
         if done % recipe.epoch_iterations == 0 or done == schedule.iterations:
+            measured = clock()
             row = _measure(trainer, state, losses)
             state = replace(state, history=(*state.history, row))
             losses = []
             _write_progress(folder / PROGRESS_FILE, state.history, trainer.labels)
+            _log_throughput(done - mark[0], measured - mark[1], trainer.drawing_seconds - mark[2], recipe)
+            mark = (done, clock(), trainer.drawing_seconds)
             what = f"training {trainer.configuration.name} fold {trainer.run.fold}: Dice {row.mean_dice:.3f}"
         progress(done, schedule.iterations, what)
         stopping = done < schedule.iterations and should_stop()
@@ -308,6 +333,17 @@ def _corrected(schedule: Schedule, state: RunState, run: Run) -> Schedule:
             schedule.iterations,
         )
     return checked
+
+
+def _log_throughput(steps: int, seconds: float, drawing_seconds: float, recipe: Recipe) -> None:
+    """How fast the last steps were, and how much of that was data: the rest is the step on a batch that is there."""
+    if seconds > 0:
+        log.info(
+            "%.3f s an iteration, %.1f samples a second, %.1f %% of the time for data",
+            seconds / steps,
+            steps * recipe.batch_size / seconds,
+            100 * drawing_seconds / seconds,
+        )
 
 
 def _measure(trainer: Trainer, state: RunState, losses: Sequence[torch.Tensor]) -> HistoryRow:
