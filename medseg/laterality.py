@@ -144,6 +144,20 @@ def mirrored_outputs(labels: LabelSet, pairs: Pairs) -> tuple[int, ...]:
     return tuple(order)
 
 
+def mirrored_inputs(labels: LabelSet, pairs: Pairs, channels: int, *, cascade: bool) -> tuple[int, ...]:
+    """For each input channel of a network the channel that takes its place in a mirrored patient.
+
+    Args:
+        channels: of the scan; these stay.
+        cascade: whether a channel for each label index of the previous stage's mask follows, from 1 on.
+    """
+    order = list(range(channels + (len(labels.values) if cascade else 0)))
+    for left, right in (index_swaps(labels, pairs) or ()) if cascade else ():
+        one, two = channels + left - 1, channels + right - 1
+        order[one], order[two] = two, one
+    return tuple(order)
+
+
 def _is_single_organ(tokens: Sequence[str]) -> bool:
     found = set(tokens)
     return bool(found & _SINGLE or (found & _VENTRICLES and not found & _OF_THE_BRAIN))

@@ -2,6 +2,7 @@
 
     model.json                    plan and configuration: readable
     fold_0/weights.safetensors    one trained network a fold (fold_1 ...)
+    previous_stage/               in a cascade: the model of the stage before, in the same form
 
 Weights are safetensors and the rest is JSON: opening a model runs no code from it.
 """
@@ -27,6 +28,8 @@ from medseg.planning.plan import Configuration, Plan
 
 MODEL_FILE = "model.json"
 WEIGHTS_FILE = "weights.safetensors"
+VALIDATION_FOLDER = "validation"
+PREVIOUS_FOLDER = "previous_stage"
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,7 @@ class Model:
         weights: for each fold (by name) its tensors.
         swap_axis: of the mirrored axes the one along which left and right classes changed places, if any did.
         swapped: names of the left and right classes that did.
+        previous: in a cascade the model of the stage before, if it came along.
     """
 
     plan: Plan
@@ -78,6 +82,7 @@ class Model:
     weights: Mapping[str, Mapping[str, torch.Tensor]]
     swap_axis: int | None = None
     swapped: Pairs = ()
+    previous: Model | None = None
 
     def build_networks(self) -> tuple[torch.nn.Module, ...]:
         """One network a fold, weights loaded, in evaluation mode, on the CPU.
@@ -96,8 +101,8 @@ class Model:
 
 
 def input_channels(plan: Plan, configuration: Configuration) -> int:
-    """Channels a network sees: the scan's and, in a cascade, one for each class of the previous stage's mask."""
-    return len(plan.channels) + (len(plan.labels.classes) if configuration.previous_stage else 0)
+    """Channels a network sees: the scan's and, in a cascade, one for each label value of the previous stage's mask."""
+    return len(plan.channels) + (len(plan.labels.values) if configuration.previous_stage else 0)
 
 
 def fold_folder(model_folder: Path, fold: int | str) -> Path:
@@ -133,15 +138,18 @@ def load_model(folder: str | os.PathLike[str], folds: Sequence[int | str] | None
             facts.append(documents.from_json(FoldFacts, header.get("fold"), where=str(path)))
         except DocumentError as error:
             raise ModelError(f"{error}; train this fold again") from error
+    configuration = document.plan.configuration(document.configuration)
+    before = root / PREVIOUS_FOLDER
     mirroring = _common_mirroring(facts)
     return Model(
         plan=document.plan,
-        configuration=document.plan.configuration(document.configuration),
+        configuration=configuration,
         mirror_axes=mirroring.axes,
         precision=max((fold.precision for fold in facts), key=("bf16", "fp16", "fp32").index),
         weights=weights,
         swap_axis=mirroring.swap_axis,
         swapped=mirroring.pairs,
+        previous=load_model(before) if configuration.previous_stage and (before / MODEL_FILE).is_file() else None,
     )
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from test_prediction import small_model
 from test_training import blob_cases
 
-from medseg import augmentation, documents
+from medseg import augmentation, documents, networks
 from medseg.augmentation import AugmentationPolicy
 from medseg.errors import DocumentError
 from medseg.labels import LabelSet
@@ -26,10 +26,11 @@ from medseg.laterality import (
     mirrored_outputs,
     mirroring_of,
 )
-from medseg.model import MODEL_FILE, FoldFacts, ModelDocument, load_model, save_tensors
+from medseg.model import MODEL_FILE, FoldFacts, Model, ModelDocument, load_model, save_tensors
 from medseg.planning import Plan
-from medseg.prediction import Predictor
+from medseg.prediction.member import Member
 from medseg.training import loop, recipe
+from medseg.training.sampling import with_previous
 
 KIDNEYS = LabelSet({"Kidney L": (1,), "liver": (7,), "Kidney R": (4,)})
 
@@ -168,19 +169,44 @@ def test_turns_of_sided_labels_stay_small():
     assert AugmentationPolicy.default((40, 90), sided=True).rotation_degrees.high == 15
 
 
+SWAPPED = {"swap_axis": 2, "swapped": (("Kidney L", "Kidney R"),)}
+# Outputs: background, Kidney L (1), Kidney R (4), liver (7).
+OUTPUTS_OF_MIRROR_IMAGE = [0, 2, 1, 3]
+
+
+def member_of(model: Model) -> Member:
+    return Member(model, torch.device("cpu"), "fp32", mirror=True, step=0.5)
+
+
 def test_prediction_of_the_mirror_image_is_the_mirror_image_of_the_prediction():
-    model = replace(small_model(labels=KIDNEYS), swap_axis=2, swapped=(("Kidney L", "Kidney R"),))
-    predictor = Predictor(model, device="cpu", precision="fp32")
+    model = small_model(labels=KIDNEYS)
+    member, unaware = member_of(replace(model, **SWAPPED)), member_of(model)
     image = torch.randn(1, 1, 8, 8, 8, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        here, mirrored = predictor._network_logits(image), predictor._network_logits(image.flip(4))
-        # Outputs: background, Kidney L (1), Kidney R (4), liver (7).
-        torch.testing.assert_close(mirrored, here.flip(4)[:, [0, 2, 1, 3]], atol=1e-5, rtol=1e-4)
-        forth = predictor._network_logits(image.flip(3))
+        here, mirrored = member.window_logits(image), member.window_logits(image.flip(4))
+        torch.testing.assert_close(mirrored, here.flip(4)[:, OUTPUTS_OF_MIRROR_IMAGE], atol=1e-5, rtol=1e-4)
+        forth = member.window_logits(image.flip(3))
         torch.testing.assert_close(forth, here.flip(3), atol=1e-5, rtol=1e-4)
-        predictor.model = replace(model, swap_axis=None, swapped=())
-        as_trained = predictor._network_logits(image)
+        as_trained = unaware.window_logits(image)
     assert not torch.allclose(as_trained, here, atol=1e-3)
+
+
+def test_in_a_cascade_the_mask_before_changes_sides_too():
+    configuration = replace(small_configuration(), name="3d_cascade_fullres", previous_stage="3d_lowres")
+    plan = small_plan(configuration, KIDNEYS)
+    network = networks.build(
+        configuration.network, 4, plan.labels.output_count, generator=torch.Generator().manual_seed(0)
+    )
+    model = Model(plan, configuration, (0, 1, 2), "fp32", {"0": network.state_dict()}, **SWAPPED)
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randn(1, 1, 8, 8, 8, generator=generator)
+    mask = torch.randint(0, 4, (1, 8, 8, 8), generator=generator)
+    of_the_mirror_image = torch.tensor(OUTPUTS_OF_MIRROR_IMAGE)[mask].flip(3)
+    member = member_of(model)
+    with torch.inference_mode():
+        here = member.window_logits(with_previous(image, mask, 3))
+        mirrored = member.window_logits(with_previous(image.flip(4), of_the_mirror_image, 3))
+    torch.testing.assert_close(mirrored, here.flip(4)[:, OUTPUTS_OF_MIRROR_IMAGE], atol=1e-5, rtol=1e-4)
 
 
 def test_a_model_says_what_its_training_exchanged(tmp_path):

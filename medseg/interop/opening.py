@@ -9,8 +9,10 @@ from medseg import model
 from medseg.interop.nnunet import archives, models
 from medseg.model import Model
 
+ModelPath = str | os.PathLike[str]
 
-def open_model(folder: str | os.PathLike[str], folds: Sequence[int | str] | None = None) -> Model:
+
+def open_model(folder: ModelPath, folds: Sequence[int | str] | None = None) -> Model:
     """Read a model; by default all folds in it.
 
     Args:

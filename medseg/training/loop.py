@@ -124,8 +124,9 @@ class Trainer:
         self.optimizer = build_optimizer(self.network, run.recipe)
         self.drawing_seconds = 0.0
         self.scaler = torch.amp.GradScaler(device.type, enabled=run.precision == "fp16")
+        self.previous_labels = len(plan.labels.values) if configuration.previous_stage else 0
         self.validation = (
-            validation_patches(validation_cases, configuration.patch_size, VALIDATION_PATCHES)
+            validation_patches(validation_cases, configuration.patch_size, VALIDATION_PATCHES, self.previous_labels)
             if validation_cases
             else None
         )
@@ -148,9 +149,11 @@ class Trainer:
             self.run.seed,
             iteration,
             recipe.balance_classes,
+            self.previous_labels,
         )
         unannotated = self.unannotated and self.unannotated.of(batch.cases, batch.parameters.mirror)
-        return *batch.augmented(self.configuration.patch_size, self.device), unannotated
+        images, target = batch.augmented(self.configuration.patch_size, self.device, self.previous_labels)
+        return images, target, unannotated
 
     def learn(
         self,
