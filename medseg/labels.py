@@ -32,15 +32,18 @@ class LabelSet:
         background: file value of background.
         ignore: file value of voxels without annotation, if there are any.
         region_order: for regions, the file value written for each class, later ones over earlier ones.
+        mirror_pairs: names of left and right counterparts, where whoever made the dataset states them; an empty
+            tuple says that there are none. By default names decide (:mod:`medseg.laterality`).
 
     Raises:
-        DocumentError: no classes, a value declared twice, or a region order that does not fit.
+        DocumentError: no classes, a value declared twice, a region order that does not fit, or pairs of other names.
     """
 
     classes: dict[str, tuple[int, ...]]
     background: int = 0
     ignore: int | None = None
     region_order: tuple[int, ...] | None = field(default=None)
+    mirror_pairs: tuple[tuple[str, str], ...] | None = None
 
     def __post_init__(self) -> None:
         if not self.classes:
@@ -61,13 +64,23 @@ class LabelSet:
             strange = set(self.region_order) - set(taken)
             if strange:
                 raise DocumentError(f"labels: regions_class_order names {sorted(strange)}, which no class covers")
+        paired = [name for pair in self.mirror_pairs or () for name in pair]
+        if len(set(paired)) != len(paired) or not set(paired) <= set(self.classes):
+            raise DocumentError(
+                f"labels: mirror_pairs: expected each of {list(self.classes)} once at most, found {paired}"
+            )
 
     @classmethod
-    def parse(cls, labels: Mapping[str, Any], region_order: Sequence[int] | None = None) -> LabelSet:
+    def parse(
+        cls,
+        labels: Mapping[str, Any],
+        region_order: Sequence[int] | None = None,
+        mirror_pairs: Sequence[Sequence[str]] | None = None,
+    ) -> LabelSet:
         """Read a ``labels`` entry: name to value or list of values (nnU-Net), or value to name (MSD).
 
         Raises:
-            DocumentError: the entry is neither.
+            DocumentError: the entry is neither, or the other entries do not fit it.
         """
         try:
             if labels and all(isinstance(value, str) for value in labels.values()):
@@ -93,7 +106,7 @@ class LabelSet:
         if not any(len(values) > 1 for values in parsed.values()):
             region_order = None
         order = None if region_order is None else tuple(map(_integer, region_order))
-        return cls(parsed, background[0], None if ignore is None else ignore[0], order)
+        return cls(parsed, background[0], None if ignore is None else ignore[0], order, _name_pairs(mirror_pairs))
 
     @cached_property
     def values(self) -> tuple[int, ...]:
@@ -176,6 +189,15 @@ class LabelSet:
         if self.ignore is not None:
             values.append(self.ignore)
         return np.array(values, dtype=self.dtype)[indices]
+
+
+def _name_pairs(pairs: Any) -> tuple[tuple[str, str], ...] | None:
+    if pairs is None:
+        return None
+    listed = isinstance(pairs, list | tuple)
+    if not (listed and all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in pairs)):
+        raise DocumentError(f"labels: mirror_pairs: expected a list of [left name, right name], found {pairs!r}")
+    return tuple((str(left), str(right)) for left, right in pairs)
 
 
 def _integer(value: Any) -> int:

@@ -84,7 +84,8 @@ def _write(model: Model, folder: Path) -> None:
                 "device": torch.device("cpu"),
             },
             "trainer_name": TRAINER,
-            "inference_allowed_mirroring_axes": model.mirror_axes or None,
+            # nnU-Net exchanges no labels when it mirrors.
+            "inference_allowed_mirroring_axes": tuple(a for a in model.mirror_axes if a != model.swap_axis) or None,
         }
         fold_folder(folder, fold).mkdir()
         torch.save(content, fold_folder(folder, fold) / CHECKPOINT_FILE)
