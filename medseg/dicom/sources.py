@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pydicom
 from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
 
 from medseg.errors import DataError, FileUnreadableError, GeometryError
 
@@ -91,7 +92,9 @@ def read_sources(files: Sequence[str | os.PathLike[str]]) -> SourceSeries:
     for needed in ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"):
         found = {str(dataset.get(needed, "")) for dataset in datasets}
         if len(found) > 1:
-            raise DataError(f"{files[0]} and others: expected one {needed}, found {len(found)}; give files of one series")
+            raise DataError(
+                f"{files[0]} and others: expected one {needed}, found {len(found)}; give files of one series"
+            )
         if found == {""}:
             raise DataError(f"{files[0]}: no {needed}, which a DICOM mask must refer to; write another format")
         if not _IDENTIFIER.fullmatch(found.pop()):
@@ -116,8 +119,10 @@ def read_sources(files: Sequence[str | os.PathLike[str]]) -> SourceSeries:
 def _header(path: Path) -> Dataset:
     try:
         dataset = pydicom.dcmread(path, stop_before_pixels=True)
-    except (OSError, pydicom.errors.InvalidDicomError, EOFError, ValueError) as error:
-        raise FileUnreadableError(f"{path}: expected a DICOM file with a header, found none that can be read") from error
+    except (OSError, InvalidDicomError, EOFError, ValueError) as error:
+        raise FileUnreadableError(
+            f"{path}: expected a DICOM file with a header, found none that can be read"
+        ) from error
     for needed in ("SOPClassUID", "SOPInstanceUID", "Rows", "Columns"):
         if not dataset.get(needed):
             raise DataError(f"{path}: no {needed}, which a DICOM mask must refer to; write another format")
