@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pydicom
 import pytest
+from dicom_out_examples import grid_of, read_segmentation, read_structures, write_series
 from pydicom.uid import generate_uid
 
 from medseg.dicom import mask_writing, selfcheck
@@ -23,8 +24,6 @@ from medseg.dicom.sources import read_sources
 from medseg.errors import DataError, DocumentError, FileUnreadableError, GeometryError, LabelError, SelfCheckError
 from medseg.labels import LabelSet
 from medseg.volume import AxisChange, Geometry, LabelVolume
-
-from dicom_out_examples import grid_of, read_segmentation, read_structures, write_series
 
 LABELS = LabelSet({"liver": (1,), "kidney_left": (7,)})
 ALGORITHM = Algorithm("Task03 3d_fullres", "0.1.0")

@@ -38,7 +38,8 @@ class Code:
         ):
             if not 0 < len(text) <= longest or "\\" in text:
                 raise DocumentError(
-                    f"code {self.value!r} ({self.meaning}): expected a {name} of 1 to {longest} characters, found {text!r}"
+                    f"code {self.value!r} ({self.meaning}): expected a {name} of 1 to {longest} characters,"
+                    f" found {text!r}"
                 )
 
 
@@ -67,7 +68,7 @@ class Meaning:
 
 @dataclass(frozen=True)
 class Segment:
-    """A segment to write: its ``number`` from 1, ``name``, the file ``values`` of the mask it covers, and its meaning."""
+    """A segment to write: its ``number`` from 1, ``name``, the ``values`` of the mask that it covers, its meaning."""
 
     number: int
     name: str

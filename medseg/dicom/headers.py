@@ -18,8 +18,9 @@ from typing import Any, BinaryIO
 
 import pydicom
 from pydicom import config
-from pydicom.dataset import Dataset
-from pydicom.tag import Tag
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.tag import BaseTag, Tag
+from pydicom.uid import UID
 
 from medseg.dicom.frames import Plane, frames_of, number, numbers, text
 from medseg.errors import FileUnreadableError
@@ -234,11 +235,11 @@ def _damaged(error: Exception) -> str:
 def _require_syntax(dataset: Dataset) -> None:
     """Files without a transfer syntax are in the one that pydicom found by looking."""
     if not getattr(dataset, "file_meta", None):
-        dataset.file_meta = pydicom.dataset.FileMetaDataset()
+        dataset.file_meta = FileMetaDataset()
     if "TransferSyntaxUID" not in dataset.file_meta:
         implicit, little = dataset.original_encoding
         syntax = "1.2.840.10008.1.2" if implicit else "1.2.840.10008.1.2.1" if little else "1.2.840.10008.1.2.2"
-        dataset.file_meta.TransferSyntaxUID = pydicom.uid.UID(syntax)
+        dataset.file_meta.TransferSyntaxUID = UID(syntax)
 
 
 def _read(path: Path, file: BinaryIO) -> tuple[InstanceHeader, int]:
@@ -250,7 +251,9 @@ def _read(path: Path, file: BinaryIO) -> tuple[InstanceHeader, int]:
     following = _tag(file.read(4), syntax != "1.2.840.10008.1.2.2")
     if syntax == "1.2.840.10008.1.2.1.99":  # deflated: offsets in the file mean nothing
         offset, following = 0, _PIXEL_DATA[2]
-    pixels = _layout(dataset, syntax, offset, following) if following in _PIXEL_DATA else None
+    pixels = None
+    if following is not None and following in _PIXEL_DATA:
+        pixels = _layout(dataset, syntax, offset, following)
     mosaic = _mosaic(dataset)
     planes, per_frame = frames_of(dataset, path, 1 if pixels is None else pixels.frames)
     header = InstanceHeader(
@@ -274,14 +277,14 @@ def _read(path: Path, file: BinaryIO) -> tuple[InstanceHeader, int]:
     return header, end
 
 
-def _tag(four: bytes, little: bool) -> int | None:
+def _tag(four: bytes, little: bool) -> BaseTag | None:
     order = "little" if little else "big"
     if len(four) < 4:
         return None
     return Tag(int.from_bytes(four[:2], order), int.from_bytes(four[2:], order))  # type: ignore[arg-type]
 
 
-def _layout(dataset: Dataset, syntax: str, offset: int, tag: int) -> PixelLayout | None:
+def _layout(dataset: Dataset, syntax: str, offset: int, tag: BaseTag) -> PixelLayout | None:
     rows, columns = _whole(dataset, "Rows"), _whole(dataset, "Columns")
     frames = 1
     if text(dataset, "NumberOfFrames"):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import highdicom as hd
 import pandas as pd
-import pydicom
+from pydicom.filereader import dcmread
 from pydicom.sr.codedict import codes
+from pydicom.sr.coding import Code
 from pydicom.uid import generate_uid
 
 from medseg import atomic
@@ -19,7 +19,7 @@ from medseg.dicom.sources import read_sources
 from medseg.labels import value_counts
 from medseg.volume import LabelVolume
 
-_MILLILITRE = pydicom.sr.coding.Code("ml", "UCUM", "milliliter")
+_MILLILITRE = Code("ml", "UCUM", "milliliter")
 
 
 def measure(mask: LabelVolume, segments: Sequence[Segment]) -> pd.DataFrame:
@@ -71,7 +71,7 @@ def write_report(
         StorageError: the folder cannot be written, or no space is left.
     """
     series = read_sources(files)
-    seg = pydicom.dcmread(segmentation, stop_before_pixels=True)
+    seg = dcmread(segmentation, stop_before_pixels=True)
     table = measure(mask, segments)
     tracking = {int(item.SegmentNumber): item for item in seg.SegmentSequence}
     groups = [

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from pydicom.pixels import pixel_array
 from pydicom.pixels.processing import apply_color_lut, apply_modality_lut
+from pydicom.pixels.utils import pixel_array
 
 from medseg.dicom import codecs
 from medseg.dicom.headers import InstanceHeader, PixelLayout, read_dataset
@@ -27,8 +27,7 @@ def read_frames(header: InstanceHeader) -> np.ndarray:
     layout = header.pixels
     if layout is None:
         raise FileUnreadableError("holds no pixels")
-    frames = _plain(header, layout) if is_plain(layout) else _decoded(header, layout)
-    return frames
+    return _plain(header, layout) if is_plain(layout) else _decoded(header, layout)
 
 
 def is_plain(layout: PixelLayout) -> bool:

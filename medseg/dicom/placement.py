@@ -77,7 +77,7 @@ def place(mask: LabelVolume, series: SourceSeries) -> Placement:
 
 
 def _nearest_change(geometry: Geometry, directions: npt.NDArray[np.float64]) -> AxisChange:
-    """The exchange and reversal that brings a grid's axes nearest to unit LPS directions (columns: plane, row, column)."""
+    """The exchange and reversal that brings a grid's axes nearest to unit LPS directions (plane, row, column)."""
     own = geometry.affine[:3, :3] * _TO_LPS[:, None]
     cosines = (own / np.linalg.norm(own, axis=0)).T @ directions  # (own axis, wanted axis)
     z, y, x = max(itertools.permutations(range(3)), key=lambda order: sum(abs(cosines[order[i], i]) for i in range(3)))

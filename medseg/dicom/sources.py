@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pydicom
 from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
 
 from medseg.errors import DataError, FileUnreadableError, GeometryError
 
@@ -118,7 +119,7 @@ def read_sources(files: Sequence[str | os.PathLike[str]]) -> SourceSeries:
 def _header(path: Path) -> Dataset:
     try:
         dataset = pydicom.dcmread(path, stop_before_pixels=True)
-    except (OSError, pydicom.errors.InvalidDicomError, EOFError, ValueError) as error:
+    except (OSError, InvalidDicomError, EOFError, ValueError) as error:
         raise FileUnreadableError(
             f"{path}: expected a DICOM file with a header, found none that can be read"
         ) from error

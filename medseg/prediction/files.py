@@ -14,7 +14,7 @@ from typing import Literal
 
 import torch
 
-from medseg import documents, io
+from medseg import dicom, documents, io
 from medseg.errors import DocumentError, MedsegError, StorageError, UsageError
 from medseg.parallel import describe
 from medseg.prediction.memory import require_memory
@@ -36,13 +36,13 @@ class Job:
     """One scan to predict.
 
     Attributes:
-        images: its files, one a channel or one with all.
+        images: its files or DICOM series, one a channel or one with all.
         output: where the mask goes.
         previous: in a cascade the mask of the stage before; predicted if there is none.
     """
 
     case: str
-    images: tuple[Path, ...]
+    images: tuple[io.Source, ...]
     output: Path
     previous: Path | None = None
 
@@ -79,6 +79,7 @@ def predict_files(
     settings: PredictionSettings = DEFAULT_SETTINGS,
     wishes: Wishes = NO_WISHES,
     ending: str | None = None,
+    choice: dicom.Choice = dicom.ANY,
     should_stop: Callable[[], bool] = lambda: False,
     progress: Progress = silent,
 ) -> Predictions:
@@ -91,13 +92,14 @@ def predict_files(
         models: model folders or zips; the probabilities of several are averaged.
         wishes: what to write beside the masks.
         ending: of the masks, such as ``.nii.gz``; by default that of the scan.
+        choice: which series of DICOM folders are predicted, and how they are read.
 
     Raises:
         UsageError: no scans, several scans for one output file, or a case without all its channels.
         ModelError: a model is missing, damaged, or does not fit its plan.
     """
     predictor = load_predictor(models, folds, device, precision, settings)
-    jobs, folder = jobs_for(inputs, output, predictor, ending)
+    jobs, folder = jobs_for(inputs, output, predictor, ending, choice, progress=progress)
     if folder is None:
         return predict_cases(predictor, jobs, wishes=wishes, should_stop=should_stop, progress=progress)
     run = _run_key(predictor, wishes)
@@ -127,13 +129,16 @@ def jobs_for(
     output: str | os.PathLike[str],
     predictor: Predictor,
     ending: str | None = None,
+    choice: dicom.Choice = dicom.ANY,
+    *,
+    progress: Progress = silent,
 ) -> tuple[list[Job], Path | None]:
     """The scans in the inputs as jobs, and the folder of the masks unless a file is asked for.
 
     Raises:
         UsageError: no scans, several scans for one output file, or a case without all its channels.
     """
-    scans = find_scans([Path(path) for path in inputs], len(predictor.plan.channels))
+    scans = find_scans([Path(path) for path in inputs], predictor.plan.channels, choice, progress=progress)
     target = Path(output)
     if io.is_image_name(target) and not target.is_dir():
         if len(scans) != 1:
@@ -276,7 +281,7 @@ def _run_key(predictor: Predictor, wishes: Wishes) -> str:
 
 
 def _job_key(run: str, job: Job) -> str:
-    stamps = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in job.images]
+    stamps = [io.stamp(image) for image in job.images]
     return hashlib.sha256(repr((run, stamps)).encode()).hexdigest()
 
 
