@@ -1,4 +1,4 @@
-"""What is written after an option: folds, times and sizes."""
+"""What is written after an option: folds, times, sizes and workers."""
 
 from __future__ import annotations
 
@@ -56,3 +56,8 @@ def size_bytes(text: str, option: str) -> int:
     if value <= 0:
         raise UsageError(f"{option} {text}: expected a size such as 8GB or 500MB")
     return value
+
+
+def workers(text: str) -> int | str:
+    """A number of local processes, or the address of a Dask scheduler as it stands."""
+    return int(text) if text.isdecimal() else text
