@@ -1,29 +1,31 @@
 """Read and write images and masks. The content of a file decides how it is read, its ending how it is written.
 
 Read: NIfTI-1/2 (.nii, .nii.gz, .hdr/.img), NRRD (.nrrd, .nhdr), MetaImage (.mha, .mhd), FreeSurfer (.mgz, .mgh), and
-for two dimensions PNG, JPEG, BMP and TIFF. Written: .nii, .nii.gz, .nrrd, .mha, .png, .tif.
+for two dimensions PNG, JPEG, BMP and TIFF; DICOM series as folders or files, and as masks DICOM SEG and RTSTRUCT. Written: .nii, .nii.gz, .nrrd, .mha, .png, .tif.
 """
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from medseg import atomic
 from medseg.errors import DataError, FileUnreadableError, GeometryError, LabelError, UsageError
 from medseg.io import formats
-from medseg.io.formats import ENDINGS, ending_of, is_image_name, mask_ending, name_of
+from medseg.io.formats import ENDINGS, Source, ending_of, is_image_name, mask_ending, name_of
 from medseg.io.header import Header, narrowed
-from medseg.volume import LabelVolume, Volume
+from medseg.volume import Geometry, LabelVolume, Volume
 
 __all__ = [
     "ENDINGS",
     "Header",
+    "Source",
     "ending_of",
     "is_image_name",
     "mask_ending",
@@ -38,12 +40,14 @@ __all__ = [
 PathLike = str | os.PathLike[str]
 T = TypeVar("T")
 
+log = logging.getLogger(__name__)
+
 # How far a mask stored as real numbers may lie from integers: 0.99999997 is 1.
 INTEGER_WITHIN = 1e-3
 LARGEST_EXACT_INTEGER = 2.0**53
 
 
-def read(path: PathLike | Sequence[PathLike], channels: int | None = None) -> Volume:
+def read(path: Source | Sequence[Source], channels: int | None = None) -> Volume:
     """Read an image, or several files as the channels of one.
 
     A fourth axis holds channels. The stored type is kept, in native byte order; where a header scales the values, or
@@ -57,10 +61,10 @@ def read(path: PathLike | Sequence[PathLike], channels: int | None = None) -> Vo
     Raises:
         FileUnreadableError: missing, damaged, cut short, or of an unknown format.
         GeometryError: a grid that makes no sense, more axes than four, or channels on different grids.
-        DataError: another number of channels than expected.
-        UsageError: DICOM, which is not read yet.
+        DataError: another number of channels than expected, or DICOM without an image.
+        UsageError: a folder of several DICOM volumes.
     """
-    parts = _each(path, lambda file: formats.reader(file).read(file))
+    parts = _each(path, lambda file: _reader(file).read(file))
     name, first = parts[0]
     for other, volume in parts[1:]:
         first.geometry.require_equal(volume.geometry, str(name), str(other))
@@ -68,7 +72,7 @@ def read(path: PathLike | Sequence[PathLike], channels: int | None = None) -> Vo
         arrays = [volume.array for _, volume in parts]
         dtype = arrays[0].dtype if len({array.dtype for array in arrays}) == 1 else np.dtype(np.float32)
         first = first.with_array(np.concatenate(arrays, dtype=dtype, casting="unsafe"))
-    elif channels is not None and formats.is_picture(name):
+    elif channels is not None and _is_picture(name):
         from medseg.io import pictures
 
         first = pictures.with_channels(first, channels)
@@ -80,14 +84,29 @@ def read(path: PathLike | Sequence[PathLike], channels: int | None = None) -> Vo
     return first
 
 
-def read_labels(path: PathLike) -> LabelVolume:
+def read_labels(
+    path: PathLike,
+    *,
+    grid: Geometry | None = None,
+    values: Mapping[str, int] | None = None,
+    image: Source | None = None,
+) -> LabelVolume:
     """Read a mask as integers, in its stored type where that is an integer type, else in the smallest that fits.
 
+    Args:
+        grid: of the scan. DICOM segmentations and structure sets are put on it; for other files it has no meaning.
+        values: of DICOM segments by name: what a voxel of each holds; others are left out. By default their numbers.
+        image: the scan, to check that DICOM masks belong to it where it is DICOM too.
+
     Raises:
-        LabelError: values further than 1e-3 from an integer, or several channels that are not equal.
+        LabelError: values further than 1e-3 from an integer, several channels that are not equal, DICOM segments that
+            overlap although ``values`` does not say which lies on top, or none of the names in ``values``.
         FileUnreadableError, GeometryError, UsageError: as for :func:`read`.
     """
-    ((file, volume),) = _each(path, _read_indices)
+    file = Path(path)
+    if not file.is_dir() and file.exists() and _is_dicom_masks(file):
+        return _dicom_labels(file, grid, values, image)
+    ((_, volume),) = _each(path, _read_indices)
     array = volume.array[0]
     if any(not np.array_equal(array, other) for other in volume.array[1:]):
         raise LabelError(f"{file}: a mask has one channel, found {volume.channels}; store one integer a voxel")
@@ -96,13 +115,13 @@ def read_labels(path: PathLike) -> LabelVolume:
     return LabelVolume(array, volume.geometry)
 
 
-def probe(path: PathLike | Sequence[PathLike]) -> Header:
+def probe(path: Source | Sequence[Source]) -> Header:
     """Shape, grid and type of an image without reading its voxels (but for pictures, which are small).
 
     Raises:
         FileUnreadableError, GeometryError, UsageError: as for :func:`read`.
     """
-    parts = _each(path, lambda file: formats.reader(file).read_header(file))
+    parts = _each(path, lambda file: _reader(file).read_header(file))
     name, first = parts[0]
     for other, header in parts[1:]:
         first.geometry.require_equal(header.geometry, str(name), str(other))
@@ -111,7 +130,7 @@ def probe(path: PathLike | Sequence[PathLike]) -> Header:
     return Header(sum(header.channels for _, header in parts), first.geometry, dtype)
 
 
-def write(image: Volume | LabelVolume, path: PathLike, like: PathLike | None = None) -> None:
+def write(image: Volume | LabelVolume, path: PathLike, like: Source | None = None) -> None:
     """Write an image or a mask, whole or not at all; the ending of ``path`` chooses the format.
 
     Masks keep their integer type, but for 64 bits, which few programs read: those shrink to the smallest that fits.
@@ -131,8 +150,9 @@ def write(image: Volume | LabelVolume, path: PathLike, like: PathLike | None = N
         writer = formats.writer(target)
     if like is not None:
         image.geometry.require_equal(probe(like).geometry, "the mask to write", str(like))
-        origin = formats.grid_file(Path(like))
-        source = origin if formats.reader(origin) is writer else None
+        if isinstance(like, str | os.PathLike):
+            origin = formats.grid_file(Path(like))
+            source = origin if formats.reader(origin) is writer else None
     try:
         with atomic.replacing_file(target) as temporary:
             writer.write(image, temporary, source)
@@ -155,19 +175,68 @@ def require_finite(volume: Volume, where: str) -> None:
         )
 
 
-def _each(path: PathLike | Sequence[PathLike], function: Callable[[Path], T]) -> list[tuple[Path, T]]:
-    files = [Path(path)] if isinstance(path, str | os.PathLike) else [Path(file) for file in path]
+def _each(path: Source | Sequence[Source], function: Callable[[Any], T]) -> list[tuple[Any, T]]:
+    """What a function makes of each file; of a series already found, of that."""
+    sources = list(path) if isinstance(path, Sequence) and not isinstance(path, str) else [path]
+    files = [Path(source) if isinstance(source, str | os.PathLike) else source for source in sources]
     if not files:
         raise UsageError("no file was given; give one, or one a channel")
     results = []
     for file in files:
         with _naming(file):
-            results.append((file, function(formats.grid_file(file))))
+            results.append((file, function(formats.grid_file(file) if isinstance(file, Path) else file)))
     return results
 
 
+def _reader(file: Any) -> Any:
+    """The module that reads a file, or a series already found."""
+    if isinstance(file, Path):
+        return formats.reader(file)
+    from medseg.io import series
+
+    return series
+
+
+def _is_picture(file: Any) -> bool:
+    return isinstance(file, Path) and not file.is_dir() and formats.is_picture(file)
+
+
+def _is_dicom_masks(file: Path) -> bool:
+    with _naming(file):
+        if not formats.is_dicom(file):
+            return False
+        from medseg import dicom
+
+        return dicom.holds_masks(file)
+
+
+def _dicom_labels(
+    file: Path, grid: Geometry | None, values: Mapping[str, int] | None, image: Source | None
+) -> LabelVolume:
+    from medseg import dicom
+
+    scan = None
+    if image is not None and _reader(Path(image) if isinstance(image, str | os.PathLike) else image).__name__.endswith(
+        ".series"
+    ):
+        parts = image.parts if isinstance(image, dicom.Selection) else dicom.find_volume(image)
+        scan = parts[0]
+    masks = dicom.read_masks(file, grid, series=scan, names=values)
+    for note in masks.notes:
+        log.warning("%s: %s", file, note)
+    if values is not None:
+        merged, overlapping = masks.merged(values, str(file))
+        if overlapping:
+            log.warning("%s: labels overlap in %d voxels; the later one in the list lies on top", file, overlapping)
+        return merged
+    if len(masks.volumes) > 1:
+        names = ", ".join(repr(segment.name) for segment in masks.segments)
+        raise LabelError(f"{file}: its segments overlap ({names}); name the labels, so that the later lies on top")
+    return masks.volumes[0]
+
+
 @contextmanager
-def _naming(path: Path) -> Iterator[None]:
+def _naming(path: object) -> Iterator[None]:
     """Errors of one file become one line that begins with its path."""
     try:
         yield
