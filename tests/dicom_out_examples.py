@@ -88,9 +88,9 @@ def read_segmentation(path: Path, geometry: Geometry) -> dict[str, np.ndarray]:
     dataset = pydicom.dcmread(path)
     pixels = dataset.pixel_array.reshape(-1, dataset.Rows, dataset.Columns)
     shared = dataset.SharedFunctionalGroupsSequence[0]
-    along_row, along_column = np.array(
-        shared.PlaneOrientationSequence[0].ImageOrientationPatient, dtype=float
-    ).reshape(2, 3)
+    along_row, along_column = np.array(shared.PlaneOrientationSequence[0].ImageOrientationPatient, dtype=float).reshape(
+        2, 3
+    )
     between = [float(value) for value in shared.PixelMeasuresSequence[0].PixelSpacing]
     names = {item.SegmentNumber: item.SegmentLabel for item in dataset.SegmentSequence}
     masks = {name: np.zeros(geometry.shape, dtype=bool) for name in names.values()}

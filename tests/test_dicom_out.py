@@ -250,7 +250,9 @@ def test_an_empty_mask_can_be_written(series, tmp_path, format):
 def test_a_tilted_series_keeps_the_grid_of_its_mask_in_seg_and_is_refused_as_rtstruct(tmp_path):
     tilt = np.deg2rad(14)
     files = write_series(
-        tmp_path / "tilted", cosines=np.array([[1.0, 0, 0], [0, np.cos(tilt), np.sin(tilt)]]), step=np.array([0, 0, 1.0])
+        tmp_path / "tilted",
+        cosines=np.array([[1.0, 0, 0], [0, np.cos(tilt), np.sin(tilt)]]),
+        step=np.array([0, 0, 1.0]),
     )
     geometry = Geometry.from_spacing((7, 14, 10), (3.0, 1.0, 0.8), (-20.0, -40.0, 25.0))
     mask = example_mask(geometry)
@@ -285,7 +287,9 @@ def test_a_multi_frame_source(tmp_path):
     many.save_as(tmp_path / "many.dcm")
     mask = example_mask(grid_of(files))
     for format, read in (("seg", read_segmentation), ("rtstruct", read_structures)):
-        path = write_masks(mask, LABELS, [tmp_path / "many.dcm"], tmp_path / f"{format}.dcm", format=format, algorithm=ALGORITHM)
+        path = write_masks(
+            mask, LABELS, [tmp_path / "many.dcm"], tmp_path / f"{format}.dcm", format=format, algorithm=ALGORITHM
+        )
         assert (read(path, mask.geometry)["kidney_left"] == (mask.array == 7)).all()
         assert valid(path) == ""
     assert place(mask, read_sources([tmp_path / "many.dcm"])).sources is not None

@@ -31,7 +31,11 @@ class Code:
     scheme: str = "SCT"
 
     def __post_init__(self) -> None:
-        for name, text, longest in (("value", self.value, 16), ("scheme", self.scheme, 16), ("meaning", self.meaning, 64)):
+        for name, text, longest in (
+            ("value", self.value, 16),
+            ("scheme", self.scheme, 16),
+            ("meaning", self.meaning, 64),
+        ):
             if not 0 < len(text) <= longest or "\\" in text:
                 raise DocumentError(
                     f"code {self.value!r} ({self.meaning}): expected a {name} of 1 to {longest} characters, found {text!r}"

@@ -91,7 +91,9 @@ def read_sources(files: Sequence[str | os.PathLike[str]]) -> SourceSeries:
     for needed in ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"):
         found = {str(dataset.get(needed, "")) for dataset in datasets}
         if len(found) > 1:
-            raise DataError(f"{files[0]} and others: expected one {needed}, found {len(found)}; give files of one series")
+            raise DataError(
+                f"{files[0]} and others: expected one {needed}, found {len(found)}; give files of one series"
+            )
         if found == {""}:
             raise DataError(f"{files[0]}: no {needed}, which a DICOM mask must refer to; write another format")
         if not _IDENTIFIER.fullmatch(found.pop()):
@@ -117,7 +119,9 @@ def _header(path: Path) -> Dataset:
     try:
         dataset = pydicom.dcmread(path, stop_before_pixels=True)
     except (OSError, pydicom.errors.InvalidDicomError, EOFError, ValueError) as error:
-        raise FileUnreadableError(f"{path}: expected a DICOM file with a header, found none that can be read") from error
+        raise FileUnreadableError(
+            f"{path}: expected a DICOM file with a header, found none that can be read"
+        ) from error
     for needed in ("SOPClassUID", "SOPInstanceUID", "Rows", "Columns"):
         if not dataset.get(needed):
             raise DataError(f"{path}: no {needed}, which a DICOM mask must refer to; write another format")

@@ -177,7 +177,9 @@ class Node:
             unsent = self._spool.unsent(study)
             if unsent:
                 peer = self.settings.peer
-                problem = send(unsent, peer, self.settings.title, lambda path, study=study: self._spool.sent(path, study))
+                problem = send(
+                    unsent, peer, self.settings.title, lambda path, study=study: self._spool.sent(path, study)
+                )
                 if problem is not None:
                     self._later(study, f"study {study}: {peer} {problem}")
                     continue
