@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from medseg.errors import DocumentError, LabelError
+from medseg.terms import Meaning
 
 BACKGROUND_NAME = "background"
 IGNORE_NAME = "ignore"
@@ -32,15 +33,17 @@ class LabelSet:
         background: file value of background.
         ignore: file value of voxels without annotation, if there are any.
         region_order: for regions, the file value written for each class, later ones over earlier ones.
+        meanings: codes, side and colour of classes by name, where the dataset gives them.
 
     Raises:
-        DocumentError: no classes, a value declared twice, or a region order that does not fit.
+        DocumentError: no classes, a value declared twice, a region order that does not fit, or meanings of no class.
     """
 
     classes: dict[str, tuple[int, ...]]
     background: int = 0
     ignore: int | None = None
     region_order: tuple[int, ...] | None = field(default=None)
+    meanings: dict[str, Meaning] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
         if not self.classes:
@@ -61,9 +64,17 @@ class LabelSet:
             strange = set(self.region_order) - set(taken)
             if strange:
                 raise DocumentError(f"labels: regions_class_order names {sorted(strange)}, which no class covers")
+        unknown = sorted(set(self.meanings) - set(self.classes))
+        if unknown:
+            raise DocumentError(f"codes: {unknown} are no labels; labels are {list(self.classes)}")
 
     @classmethod
-    def parse(cls, labels: Mapping[str, Any], region_order: Sequence[int] | None = None) -> LabelSet:
+    def parse(
+        cls,
+        labels: Mapping[str, Any],
+        region_order: Sequence[int] | None = None,
+        meanings: Mapping[str, Meaning] | None = None,
+    ) -> LabelSet:
         """Read a ``labels`` entry: name to value or list of values (nnU-Net), or value to name (MSD).
 
         Raises:
@@ -93,7 +104,7 @@ class LabelSet:
         if not any(len(values) > 1 for values in parsed.values()):
             region_order = None
         order = None if region_order is None else tuple(map(_integer, region_order))
-        return cls(parsed, background[0], None if ignore is None else ignore[0], order)
+        return cls(parsed, background[0], None if ignore is None else ignore[0], order, dict(meanings or {}))
 
     @cached_property
     def values(self) -> tuple[int, ...]:

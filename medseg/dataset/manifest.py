@@ -21,6 +21,7 @@ from medseg.dataset.findings import Finding
 from medseg.dataset.survey import Survey, listing
 from medseg.errors import DataError, DocumentError
 from medseg.labels import LabelSet
+from medseg.terms import Meaning
 
 _CASE = "{case}"
 
@@ -42,6 +43,7 @@ class Manifest:
     Attributes:
         channels: names in order.
         labels: name to value, or values of a region; background is 0 unless named.
+        codes: label to its coded terms, side and colour.
         images: template of one file with all channels, or channel name to template.
         label: template of the mask.
         test_images: like ``images``, for cases that are set apart.
@@ -63,6 +65,7 @@ class Manifest:
     cases: tuple[ManifestCase, ...] = ()
     groups: str | dict[str, str] | None = None
     description: str = ""
+    codes: dict[str, Meaning] = field(default_factory=dict)
     licence: str = ""
     source: str = ""
     reference: str = ""
@@ -110,7 +113,7 @@ class Manifest:
     def label_set(self, where: str) -> LabelSet:
         """The labels as the rest of the program knows them."""
         try:
-            return LabelSet.parse(self.labels, self.regions_class_order)
+            return LabelSet.parse(self.labels, self.regions_class_order, self.codes)
         except DocumentError as error:
             raise DocumentError(f"{where}: {error}") from error
 

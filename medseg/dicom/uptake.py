@@ -107,7 +107,7 @@ def _mean_activity_time(duration_ms: float, half_life_s: float) -> timedelta:
 
 def _moment(date: str, time: str) -> datetime | None:
     digits = (date + time).split("+")[0].split("-")[0].split(".")[0]
-    if not date and len(digits) < 12 or not digits.isdigit():
+    if (not date and len(digits) < 12) or not digits.isdigit():
         return None
     try:
         return datetime.strptime(digits[:14].ljust(14, "0"), "%Y%m%d%H%M%S")

@@ -43,7 +43,7 @@ _KNOWN = "NIfTI, NRRD, MetaImage, MGZ, DICOM, PNG, JPEG, BMP or TIFF"
 
 
 # What is read: a file, a folder of DICOM files, or a DICOM series already found.
-Source: TypeAlias = Union[str, "os.PathLike[str]", "Selection"]  # noqa: UP007 (a string joins no other with |)
+Source: TypeAlias = Union[str, "os.PathLike[str]", "Selection"]
 
 
 class Reader(Protocol):

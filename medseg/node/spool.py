@@ -66,7 +66,7 @@ class Spool:
         self._busy: str | None = None
         self._receipts: dict[str, Receipt] = {}
         now = time.monotonic()
-        self._latest = {study: now for study in self._studies("receiving")}
+        self._latest = dict.fromkeys(self._studies("receiving"), now)
 
     def close(self) -> None:
         """Let another process have the folder."""
