@@ -56,5 +56,7 @@ def read_masks(
     if series is not None and series.uid != found.series_uid:
         frames = (series.frame_of_reference_uid, found.frame_of_reference_uid)
         if all(frames) and frames[0] != frames[1]:
-            raise GeometryError(f"{path}: lies in another frame of reference than {series}; give the scan it belongs to")
+            raise GeometryError(
+                f"{path}: lies in another frame of reference than {series}; give the scan it belongs to"
+            )
     return found

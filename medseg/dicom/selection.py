@@ -70,7 +70,9 @@ def scans_in(
         grouped[one.study_uid, one.uid].append(one)
     found: list[Selection] = []
     for parts in grouped.values():
-        groups = [tuple(parts)] if len(parts) == channels and _one_grid(parts, fix_spacing) else [(one,) for one in parts]
+        groups = (
+            [tuple(parts)] if len(parts) == channels and _one_grid(parts, fix_spacing) else [(one,) for one in parts]
+        )
         for group in groups:
             name = group[0].uid or group[0].headers[0].sop_instance_uid or group[0].files[0].stem
             if len(groups) > 1:

@@ -117,8 +117,7 @@ def _only_volume(content: FolderContent, path: Path, fix_spacing: bool) -> tuple
         if file == path:
             raise FileUnreadableError(reason)
         raise FileUnreadableError(
-            f"{len(content.unreadable)} DICOM files cannot be read and may be slices of the scan: {file.name}"
-            f" {reason}"
+            f"{len(content.unreadable)} DICOM files cannot be read and may be slices of the scan: {file.name} {reason}"
         )
     if not content.series:
         raise FileUnreadableError("holds no DICOM files; give a DICOM file, or a folder of them")
@@ -219,7 +218,9 @@ def _candidates(series: Series, real: bool) -> list[np.dtype]:
         low, high = min(low, *values), max(high, *values)
     if identity and len(kinds) == 1:
         return list(kinds)
-    fitting = [np.dtype(kind) for kind in (np.int16, np.int32) if np.iinfo(kind).min <= low <= high <= np.iinfo(kind).max]
+    fitting = [
+        np.dtype(kind) for kind in (np.int16, np.int32) if np.iinfo(kind).min <= low <= high <= np.iinfo(kind).max
+    ]
     if fitting and fitting[0] == np.int32 and max(kind.itemsize for kind in kinds) == 2:
         return [np.dtype(np.int16), np.dtype(np.int32)]  # 16 bits are stored, 12 are usual
     return fitting[:1] or [np.dtype(np.float64)]

@@ -1,7 +1,8 @@
 """Read and write images and masks. The content of a file decides how it is read, its ending how it is written.
 
 Read: NIfTI-1/2 (.nii, .nii.gz, .hdr/.img), NRRD (.nrrd, .nhdr), MetaImage (.mha, .mhd), FreeSurfer (.mgz, .mgh), and
-for two dimensions PNG, JPEG, BMP and TIFF; DICOM series as folders or files, and as masks DICOM SEG and RTSTRUCT. Written: .nii, .nii.gz, .nrrd, .mha, .png, .tif.
+for two dimensions PNG, JPEG, BMP and TIFF; DICOM series as folders or files, and as masks DICOM SEG and RTSTRUCT.
+Written: .nii, .nii.gz, .nrrd, .mha, .png, .tif.
 """
 
 from __future__ import annotations
@@ -229,10 +230,11 @@ def _dicom_labels(
         if overlapping:
             log.warning("%s: labels overlap in %d voxels; the later one in the list lies on top", file, overlapping)
         return merged
-    if len(masks.volumes) > 1:
+    first, *others = masks.volumes
+    if others:
         names = ", ".join(repr(segment.name) for segment in masks.segments)
         raise LabelError(f"{file}: its segments overlap ({names}); name the labels, so that the later lies on top")
-    return masks.volumes[0]
+    return first
 
 
 @contextmanager
