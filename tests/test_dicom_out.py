@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
-import subprocess
 from pathlib import Path
 
 import highdicom as hd
 import numpy as np
 import pydicom
 import pytest
-from dicom_out_examples import grid_of, read_segmentation, read_structures, write_series
+from dicom_out_examples import grid_of, read_segmentation, read_structures, valid, write_series
 from pydicom.uid import generate_uid
 
 from medseg.dicom import mask_writing, selfcheck
@@ -71,14 +69,6 @@ def random_change(generator: np.random.Generator) -> AxisChange:
 @pytest.fixture
 def series(tmp_path: Path) -> list[Path]:
     return write_series(tmp_path / "series")
-
-
-def valid(path: Path) -> str:
-    """What dciodvfy complains about."""
-    if shutil.which("dciodvfy") is None:
-        pytest.skip("dciodvfy (Debian package dicom3tools) is not installed")
-    said = subprocess.run(["dciodvfy", str(path)], capture_output=True, text=True, check=False)
-    return "\n".join(line for line in (said.stdout + said.stderr).splitlines() if line.startswith("Error"))
 
 
 # Outlines

@@ -16,7 +16,7 @@ from medseg.dicom.segmentation_writing import write_segmentation
 from medseg.dicom.selfcheck import check_segmentation, check_structures
 from medseg.dicom.sources import read_sources
 from medseg.dicom.structures_writing import write_structures
-from medseg.errors import LabelError
+from medseg.errors import LabelError, SelfCheckError
 from medseg.labels import LabelSet, value_counts
 from medseg.volume import LabelVolume
 
@@ -63,7 +63,13 @@ def write_masks(
         placement = place(mask, sources)
         with atomic.replacing_file(path) as temporary:
             write(placement, sources, segments, algorithm, temporary)
-            check(temporary, mask, segments, series.files)
+            try:
+                check(temporary, mask, segments, series.files)
+            except (AttributeError, LookupError, TypeError, ValueError) as error:  # its words may quote a patient
+                raise SelfCheckError(
+                    f"{series}: the {format.upper()} cannot be read back ({type(error).__name__}) and was not released;"
+                    " write NIfTI and report this"
+                ) from error
 
 
 def output_name(series: Series, format: MaskFormat) -> Path:
