@@ -64,9 +64,7 @@ def compare(folder: Path, images: Path, mirrored: bool) -> Agreement:
         gaps.append(float(gap.max()))
         tails.append(float(np.quantile(gap, 0.9999)))
         half_gaps.append(float(np.abs(half_precision_probabilities(predictor, volume) - peer).max()))
-    return Agreement(
-        folder.name, mirrored, len(theirs), min(equal), min(dice), max(gaps), max(tails), max(half_gaps)
-    )
+    return Agreement(folder.name, mirrored, len(theirs), min(equal), min(dice), max(gaps), max(tails), max(half_gaps))
 
 
 def dice_of(a: np.ndarray, b: np.ndarray) -> float:
@@ -128,7 +126,9 @@ def main() -> None:
     parser.add_argument("folders", nargs="+", type=Path)
     parser.add_argument("--images", type=Path, required=True)
     arguments = parser.parse_args()
-    table = Table("model", "mirrored", "scans", "equal voxels", "Dice", "gap", "gap 99.99 %", "gap, half-precision sums")
+    table = Table(
+        "model", "mirrored", "scans", "equal voxels", "Dice", "gap", "gap 99.99 %", "gap, half-precision sums"
+    )
     for folder in arguments.folders:
         for mirrored in (True, False):
             row = compare(folder, arguments.images, mirrored)

@@ -23,12 +23,15 @@ from medseg.cli.output import print_json
 from medseg.cli.signals import StopOnSignal
 
 if TYPE_CHECKING:
+    from medseg.dicom.mask_writing import MaskFormat
     from medseg.prediction import Estimate
 
 
 class Format(StrEnum):
     same = "same"
     nifti = "nifti"
+    seg = "seg"
+    rtstruct = "rtstruct"
 
 
 def predict(
@@ -54,7 +57,9 @@ def predict(
     uncertainty: Annotated[
         bool, typer.Option("--uncertainty", help="Also write how undecided the prediction is, in percent, as images.")
     ] = False,
-    output_format: Annotated[Format, typer.Option("--format", help="File format of masks.")] = Format.same,
+    output_format: Annotated[
+        Format, typer.Option("--format", help="File format of masks; seg, rtstruct: DICOM objects.")
+    ] = Format.same,
     as_json: JsonOption = False,
 ) -> None:
     """Segment scans: each mask lies on the grid of its scan and is named after its case.
@@ -103,6 +108,7 @@ def predict(
             settings=settings,
             wishes=wishes,
             ending=".nii.gz" if output_format is Format.nifti else None,
+            format=_dicom_format(output_format),
             should_stop=stop,
             progress=display,
         )
@@ -122,6 +128,16 @@ def predict(
     typer.echo(f"{len(result.masks)} masks in {output}{kept}")
     if stop():
         typer.echo("stopped; the same command goes on with the cases that are missing")
+
+
+def _dicom_format(output_format: Format) -> MaskFormat | None:
+    match output_format:
+        case Format.seg:
+            return "seg"
+        case Format.rtstruct:
+            return "rtstruct"
+        case _:
+            return None
 
 
 def _model_of(workspace: Path, configuration: str | None) -> Path:
