@@ -14,6 +14,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from medseg.comparing import compare as compare
     from medseg.crossvalidation import train as train
     from medseg.dataset import Dataset as Dataset
     from medseg.errors import MedsegError as MedsegError
@@ -46,6 +47,7 @@ _PUBLIC = {
     "Plan": ("medseg.planning.plan", "Plan"),
     "Volume": ("medseg.volume", "Volume"),
     "Workspace": ("medseg.workspace", "Workspace"),
+    "compare": ("medseg.comparing", "compare"),
     "evaluate": ("medseg.evaluation", "evaluate"),
     "fingerprint": ("medseg.fingerprinting", "fingerprint_dataset"),
     "load_model": ("medseg.prediction", "load_predictor"),
@@ -69,6 +71,7 @@ __all__ = [
     "Volume",
     "Workspace",
     "__version__",
+    "compare",
     "evaluate",
     "fingerprint",
     "load_model",

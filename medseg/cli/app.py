@@ -42,6 +42,10 @@ class Format(StrEnum):
     nifti = "nifti"
 
 
+class Grid(StrEnum):
+    reference = "reference"
+
+
 class Program(StrEnum):
     nnunet = "nnunet"
 
@@ -60,6 +64,14 @@ DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cu
 PrecisionOption = Annotated[str, typer.Option("--precision", help="auto, fp32, bf16 or fp16.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]
 RootOption = Annotated[Path | None, typer.Option("--root", help="Where the files of a manifest lie, if not beside it.")]
+MetricsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--metrics",
+        help="Further ones, with commas: hausdorff99_mm, surface_dice_2mm, boundary_iou_2mm, cldice, lesion_f1,"
+        " lesion_precision, lesion_recall; numbers as you like.",
+    ),
+]
 DEFAULT_WORKSPACE = Path("medseg-workspace")
 
 
@@ -278,6 +290,10 @@ def evaluate(
     labels: Annotated[Path | None, typer.Option(help="dataset.json that names the labels.")] = None,
     tolerance: Annotated[float, typer.Option(help="Of the surface Dice, in mm.")] = 1.0,
     images: Annotated[Path | None, typer.Option(help="Folder of scans, for pictures in the report.")] = None,
+    metrics: MetricsOption = None,
+    resample_to: Annotated[
+        Grid | None, typer.Option("--resample-to", help="Bring predictions onto this grid instead of refusing others.")
+    ] = None,
     workers: WorkersOption = "0",
     as_json: JsonOption = False,
 ) -> None:
@@ -290,7 +306,18 @@ def evaluate(
     from medseg.evaluation.tables import metrics_document
 
     with Display(quiet=as_json) as display:
-        result = run_evaluation(predictions, references, output, labels, tolerance, images, _workers(workers), display)
+        result = run_evaluation(
+            predictions,
+            references,
+            output,
+            labels,
+            tolerance,
+            images,
+            parse.names(metrics),
+            None if resample_to is None else resample_to.value,  # type: ignore[arg-type]
+            _workers(workers),
+            display,
+        )
     if as_json:
         _print_json(metrics_document(result.evaluation))
     else:
@@ -302,6 +329,60 @@ def evaluate(
     failures = result.evaluation.failures
     if failures:
         raise CasesFailedError("evaluate", failures, len(result.evaluation.cases))
+
+
+@app.command()
+def compare(
+    systems: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="A B [C...]",
+            help="What `medseg evaluate -o` wrote, or folders of masks with --references. Seeds of one system with"
+            " commas between them; NAME=... gives a name.",
+        ),
+    ],
+    references: Annotated[
+        Path | None, typer.Option("--references", help="Reference masks, if A, B ... are folders of masks.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder for tables and report.")] = None,
+    metrics: Annotated[
+        list[str] | None, typer.Option("--metrics", help="[default: dice,surface_dice,hausdorff95_mm]")
+    ] = None,
+    labels: Annotated[Path | None, typer.Option(help="dataset.json that names the labels.")] = None,
+    tolerance: Annotated[float, typer.Option(help="Of the surface Dice, in mm.")] = 1.0,
+    workers: WorkersOption = "0",
+    as_json: JsonOption = False,
+) -> None:
+    """Say which system is better on the same cases, by how much, and whether that is more than chance.
+
+    Example: `medseg compare report_a/ report_b/ -o comparison/`
+    """
+    from medseg.cli.verbs import comparison_text
+    from medseg.comparing import DEFAULT_METRICS, comparison_document, write_comparison
+    from medseg.comparing import compare as compare_systems
+
+    with Display(quiet=as_json) as display:
+        found = compare_systems(
+            *parse.systems(systems),
+            metrics=parse.names(metrics) or DEFAULT_METRICS,
+            references=references,
+            labels=labels,
+            tolerance_mm=tolerance,
+            workers=_workers(workers),
+            progress=display,
+        )
+    if output is not None:
+        from medseg.comparing.tables import FILES
+        from medseg.report import comparison_report
+
+        write_comparison(found, output)
+        report = comparison_report(found, output, links=FILES)
+    if as_json:
+        _print_json(comparison_document(found))
+    else:
+        typer.echo(comparison_text(found))
+        if output is not None:
+            typer.echo(f"report: {report}")
 
 
 @app.command()

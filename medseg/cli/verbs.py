@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from medseg.progress import Progress
 
 if TYPE_CHECKING:
+    from medseg.comparing import Comparison
     from medseg.planning.plan import Plan
 
 _SHOWN = {
@@ -36,6 +38,25 @@ def summary_text(evaluation: Any) -> str:
     lines = ["  ".join([" " * width, *(f"{title:>12}" for title in _SHOWN.values())])]
     lines += ["  ".join([f"{name:<{width}}", *(f"{value:>12.4f}" for value in values)]) for name, values in rows]
     return "\n".join(lines)
+
+
+def comparison_text(comparison: Comparison) -> str:
+    """Every pair, label and metric in a line for the terminal, then a sentence a pair and what to know."""
+    from medseg.report.comparison_page import sentences
+
+    lines = []
+    rows = comparison.table.to_dict("records")
+    heads = [f"{row['system']} - {row['against']}" for row in rows]
+    widths = [
+        max((len(str(text)) for text in texts), default=0)
+        for texts in (heads, [row["label"] for row in rows], [row["metric"] for row in rows])
+    ]
+    for head, row in zip(heads, rows, strict=True):
+        lines.append(
+            f"{head:<{widths[0]}}  {row['label']:<{widths[1]}}  {row['metric']:<{widths[2]}}"
+            f"  {row['difference']:>+9.4f}  [{row['low']:+.4f}, {row['high']:+.4f}]  n {row['cases']}  p {row['p_holm']:.3f}  {row['verdict']}"
+        )
+    return "\n".join([*lines, *(f"note: {note}" for note in comparison.notes), *sentences(comparison)])
 
 
 def compare_plans(plan: Plan, path: Path) -> str:
@@ -72,15 +93,25 @@ def run_evaluation(
     labels: Path | None,
     tolerance_mm: float,
     images: Path | None,
+    metrics: Sequence[str],
+    resample_to: Literal["reference"] | None,
     workers: int | str,
     progress: Progress,
 ) -> EvaluationResult:
     """Compare masks with references; with an output folder, write tables and the report there."""
     from medseg import io
     from medseg.evaluation import evaluate_folders, write_tables
+    from medseg.evaluation.tables import FILES
 
     evaluation = evaluate_folders(
-        predictions, references, labels=labels, tolerance_mm=tolerance_mm, workers=workers, progress=progress
+        predictions,
+        references,
+        labels=labels,
+        tolerance_mm=tolerance_mm,
+        metrics=metrics,
+        resample_to=resample_to,
+        workers=workers,
+        progress=progress,
     )
     if output is None:
         return EvaluationResult(evaluation, None)
@@ -91,8 +122,7 @@ def run_evaluation(
     if images is not None:
         scans = {io.name_of(path).removesuffix("_0000"): path for path in sorted(images.iterdir())}
     facts = {"Predictions": predictions.name, "References": references.name}
-    tables = ("metrics.csv", "metrics.json", "summary.json")
-    return EvaluationResult(evaluation, evaluation_report(evaluation, output, images=scans, facts=facts, links=tables))
+    return EvaluationResult(evaluation, evaluation_report(evaluation, output, images=scans, facts=facts, links=FILES))
 
 
 @dataclass(frozen=True)
