@@ -54,7 +54,8 @@ def comparison_text(comparison: Comparison) -> str:
     for head, row in zip(heads, rows, strict=True):
         lines.append(
             f"{head:<{widths[0]}}  {row['label']:<{widths[1]}}  {row['metric']:<{widths[2]}}"
-            f"  {row['difference']:>+9.4f}  [{row['low']:+.4f}, {row['high']:+.4f}]  n {row['cases']}  p {row['p_holm']:.3f}  {row['verdict']}"
+            f"  {row['difference']:>+9.4f}  [{row['low']:+.4f}, {row['high']:+.4f}]  n {row['cases']}"
+            f"  p {row['p_holm']:.3f}  {row['verdict']}"
         )
     return "\n".join([*lines, *(f"note: {note}" for note in comparison.notes), *sentences(comparison)])
 

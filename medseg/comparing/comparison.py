@@ -52,8 +52,9 @@ class Comparison:
         seeds: runs of each system.
         metrics: that were compared.
         table: a row a pair, label and metric, with the columns ``COLUMNS``. ``low`` and ``high`` bound the 95 %
-            interval of ``difference``; ``p`` is that of no difference, ``p_holm`` corrected for the number of rows; ``verdict``
-            says whether ``system`` is better or worse than ``against``, or not distinguishable from it.
+            interval of ``difference``; ``p`` is the probability of one as large by chance, ``p_holm`` corrected for the
+            number of rows; ``verdict`` says whether ``system`` is better or worse than ``against``, or not
+            distinguishable from it.
         means: a row a system, label and metric; ``seed_std`` is the standard deviation of the runs' means.
         ranks: a row a metric, system and place, with the share of bootstrap draws in which the system takes the place.
         notes: what the reader must know: cases left out, infinite distances, a single seed.
@@ -197,7 +198,7 @@ def _values(
 
     def column(run: pd.DataFrame, name: str) -> np.ndarray:
         wanted = run.set_index(["label", "case"])[name].reindex(index)
-        return pd.to_numeric(wanted, errors="coerce").to_numpy(float, na_value=np.nan).reshape(shape)
+        return wanted.astype("Float64").to_numpy(float, na_value=np.nan).reshape(shape)
 
     found = [np.stack([column(run, metric) for run in system.runs]) for system in systems]
     if metric in _SIZES:
@@ -275,7 +276,7 @@ def _pairs(
             difference.high,
             difference.p,
             p,
-            verdict(difference.mean, p, higher_is_better(head[3])),
+            verdict(difference, p, higher_is_better(head[3])),
         )
         for head, difference, mean, mean_against, p in zip(heads, found, ours, theirs, corrected.tolist(), strict=True)
     ]

@@ -56,7 +56,7 @@ def read_systems(
         FileUnreadableError, DocumentError: a table that cannot be read, or is none.
     """
     given = sources.values() if isinstance(sources, Mapping) else sources
-    seeds: list[list[Run]] = [list(run) if isinstance(run, list | tuple) else [run] for run in given]
+    seeds: list[list[Any]] = [list(run) if isinstance(run, list | tuple) else [run] for run in given]
     if len(seeds) < 2:
         raise UsageError(f"compare: expected at least two systems, found {len(seeds)}; give for example A/ B/")
     names = list(sources) if isinstance(sources, Mapping) else _names([runs[0] for runs in seeds])

@@ -21,7 +21,7 @@ def onto_grid(mask: LabelVolume, grid: Geometry, outside: int = 0) -> LabelVolum
     array = affine_transform(
         mask.array,
         to_mask[:3, :3],
-        to_mask[:3, 3],
+        to_mask[:3, 3],  # type: ignore[arg-type]
         output_shape=grid.shape,
         order=0,
         mode="grid-constant",

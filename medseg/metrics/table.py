@@ -62,7 +62,8 @@ def compare(
 
     Returns:
         One row a label, in the order given, with the columns ``COLUMNS`` and those of ``metrics``. ``label`` holds
-        the values, or the names of a mapping. Volumes of images (Y, X) are NaN. What empty masks give is written in ``docs/metrics.md``.
+        the values, or the names of a mapping. Volumes of images (Y, X) are NaN. What empty masks give is written in
+        ``docs/metrics.md``.
 
     Raises:
         UsageError: shapes that differ, values or labels that are not integers, a spacing or tolerance that is not

@@ -79,9 +79,10 @@ def comparison_report(
 def sentences(comparison: Comparison) -> list[str]:
     """What was found about each pair, in a sentence."""
     said = []
-    for (system, against), rows in comparison.table.groupby(["system", "against"], sort=False):
-        counts = rows["verdict"].value_counts()
-        better, worse = int(counts.get(BETTER, 0)), int(counts.get(WORSE, 0))
+    table = comparison.table
+    for system, against in dict.fromkeys(zip(table["system"], table["against"], strict=True)):
+        rows = table.loc[(table["system"] == system) & (table["against"] == against), "verdict"]
+        better, worse = int((rows == BETTER).sum()), int((rows == WORSE).sum())
         if better == worse == 0:
             said.append(f"{system} and {against} are not distinguishable.")
             continue
