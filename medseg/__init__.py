@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from medseg.planning.plan import Plan as Plan
     from medseg.prediction import load_predictor as load_model
     from medseg.prediction import predict_files as predict
+    from medseg.selection import choose_best as choose_best
     from medseg.volume import Box as Box
     from medseg.volume import Geometry as Geometry
     from medseg.volume import LabelVolume as LabelVolume
@@ -47,6 +48,7 @@ _PUBLIC = {
     "Plan": ("medseg.planning.plan", "Plan"),
     "Volume": ("medseg.volume", "Volume"),
     "Workspace": ("medseg.workspace", "Workspace"),
+    "choose_best": ("medseg.selection", "choose_best"),
     "compare": ("medseg.comparing", "compare"),
     "evaluate": ("medseg.evaluation", "evaluate"),
     "fingerprint": ("medseg.fingerprinting", "fingerprint_dataset"),
@@ -71,6 +73,7 @@ __all__ = [
     "Volume",
     "Workspace",
     "__version__",
+    "choose_best",
     "compare",
     "evaluate",
     "fingerprint",

@@ -42,6 +42,11 @@ class Format(StrEnum):
     nifti = "nifti"
 
 
+class ChoiceRule(StrEnum):
+    noise = "noise"
+    nnunet = "nnunet"
+
+
 class Grid(StrEnum):
     reference = "reference"
 
@@ -383,6 +388,34 @@ def compare(
         typer.echo(comparison_text(found))
         if output is not None:
             typer.echo(f"report: {report}")
+
+
+@app.command()
+def best(
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    rule: Annotated[
+        ChoiceRule, typer.Option("--rule", help="noise: more only where it is better beyond noise; nnunet: by means.")
+    ] = ChoiceRule.noise,
+    workers: WorkersOption = "0",
+    as_json: JsonOption = False,
+) -> None:
+    """After cross-validation, choose the model and the steps after prediction; written to best.json in the workspace.
+
+    Example: `medseg best -w workspace`
+    """
+    from medseg import documents
+    from medseg.selection import choose_best
+
+    with Display(quiet=as_json) as display:
+        chosen = choose_best(workspace, rule.value, workers=_workers(workers), progress=display)
+    if as_json:
+        _print_json(documents.to_json(chosen))
+        return
+    for candidate in chosen.candidates:
+        typer.echo(f"{' + '.join(candidate.configurations)}: Dice {candidate.dice:.4f}")
+    for reason in chosen.because:
+        typer.echo(f"- {reason}")
+    typer.echo(f"best: {' + '.join(chosen.configurations)}; after it: {', '.join(map(str, chosen.steps)) or 'nothing'}")
 
 
 @app.command()
