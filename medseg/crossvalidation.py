@@ -17,11 +17,19 @@ import numpy as np
 import psutil
 import torch
 
-from medseg import documents, io, store
+from medseg import atomic, documents, io, store
 from medseg.device import choose_device, choose_precision, describe
 from medseg.errors import CasesFailedError, DocumentError, UsageError
 from medseg.evaluation import Evaluation, Pair, Pairing, evaluate_pairs, write_tables
-from medseg.model import MODEL_FILE, WEIGHTS_FILE, ModelDocument, fold_folder, load_model
+from medseg.model import (
+    MODEL_FILE,
+    PREVIOUS_FOLDER,
+    VALIDATION_FOLDER,
+    WEIGHTS_FILE,
+    ModelDocument,
+    fold_folder,
+    load_model,
+)
 from medseg.networks.memory import freed_memory_kept
 from medseg.planning.plan import Configuration
 from medseg.prediction import (
@@ -30,7 +38,6 @@ from medseg.prediction import (
     PredictionSettings,
     Predictor,
     predict_cases,
-    require_single_stage,
 )
 from medseg.progress import Progress, silent
 from medseg.report import training_plot
@@ -45,10 +52,9 @@ from medseg.training.recipe import (
     recipe_for_iterations,
 )
 from medseg.training.sampling import InMemoryCase, PatchSource
-from medseg.workspace import Workspace, preprocess
+from medseg.workspace import Workspace, preprocess, previous_masks
 
 RUN_FILE = "run.json"
-VALIDATION_FOLDER = "validation"
 # Prepared cases are held in memory while they take at most this part of what is free; else patches come from disk.
 MEMORY_SHARE = 0.5
 # Part of a budget that goes into iterations. The rest is for points of the learning curve, checkpoints, and a machine
@@ -124,7 +130,6 @@ def train(
     """
     opened = workspace if isinstance(workspace, Workspace) else Workspace.open(workspace)
     chosen = opened.plan.configuration(configuration)
-    require_single_stage(chosen)
     length = Length(epochs, iterations, budget_seconds)
     split = opened.split(fold)
     folder = fold_folder(opened.model_folder(chosen.name), fold)
@@ -185,7 +190,11 @@ def validate_fold(
     weights_time = (fold_folder(model_folder, fold) / WEIGHTS_FILE).stat().st_mtime_ns
     names = set(workspace.split(fold).validation)
     cases = [case for case in workspace.dataset.cases if case.name in names]
-    jobs = [Job(case.name, case.images, folder / f"{case.name}{io.mask_ending(case.images[0])}") for case in cases]
+    previous = previous_masks(workspace, configuration, [case.name for case in cases])
+    jobs = [
+        Job(case.name, case.images, folder / f"{case.name}{io.mask_ending(case.images[0])}", previous.get(case.name))
+        for case in cases
+    ]
     waiting = [job for job in jobs if not (job.output.is_file() and job.output.stat().st_mtime_ns > weights_time)]
     if waiting:
         predictor = Predictor(load_model(model_folder, (fold,)), device, precision, settings)
@@ -219,11 +228,22 @@ def _train_fold(
     if run.pretrained is not None:
         load_pretrained(trainer.network, workspace.plan, Path(run.pretrained))
     documents.save(ModelDocument(1, workspace.plan, configuration.name), folder.parent / MODEL_FILE)
+    if configuration.previous_stage is not None:
+        _bring_along(workspace.model_folder(configuration.previous_stage), folder.parent / PREVIOUS_FOLDER)
     with freed_memory_kept():
         finished = train_network(trainer, folder, should_stop=should_stop, progress=progress)
     if (folder / PROGRESS_FILE).is_file():
         training_plot(folder / PROGRESS_FILE, folder / "progress.png")
     return finished
+
+
+def _bring_along(stage: Path, target: Path) -> None:
+    """Copy a cascade's previous stage into its model, so that the model needs nothing else to predict."""
+    with atomic.replacing_folder(target) as temporary:
+        shutil.copy2(stage / MODEL_FILE, temporary / MODEL_FILE)
+        for weights in stage.glob(f"fold_*/{WEIGHTS_FILE}"):
+            (temporary / weights.parent.name).mkdir()
+            shutil.copy2(weights, temporary / weights.parent.name / WEIGHTS_FILE)
 
 
 def _run_under_way(folder: Path, length: Length, seed: int | None) -> Run | None:
@@ -278,6 +298,11 @@ def _open_cases(workspace: Workspace, configuration: Configuration, names: Seque
         log.info("%d prepared cases (%.1f GB) stay on disk", len(stored), needed / 1e9)
         return [*stored]
     return [
-        InMemoryCase(case.read_image(), case.read_labels(), tuple(np.asarray(voxels) for voxels in case.foreground))
+        InMemoryCase(
+            case.read_image(),
+            case.read_labels(),
+            tuple(np.asarray(voxels) for voxels in case.foreground),
+            case.read_previous(),
+        )
         for case in stored
     ]

@@ -8,6 +8,7 @@ MedsegError                 anything this package refuses to do
 │   └── LabelError              label values that were not declared
 ├── DocumentError           a plan, fingerprint or manifest that does not parse
 ├── ModelError              weights that are missing, damaged, or do not fit the plan
+├── SelfCheckError          a written mask that does not read back as what was meant
 ├── StorageError            no space, or no right to write
 ├── MemoryNeedError         more memory needed than allowed
 └── CasesFailedError        some cases failed while the others were done
@@ -50,6 +51,10 @@ class DocumentError(MedsegError):
 
 class ModelError(MedsegError):
     """Weights that are missing, damaged, or do not fit their plan."""
+
+
+class SelfCheckError(MedsegError):
+    """A written mask did not read back as the mask that was meant, and was not released."""
 
 
 class StorageError(MedsegError):

@@ -136,9 +136,23 @@ def nonzero_mask(array: np.ndarray) -> np.ndarray:
 
 
 def nonzero_box(array: np.ndarray) -> Box:
-    """The box around :func:`nonzero_mask`, without the work of filling holes; the whole image if all of it is zero."""
+    """The box around :func:`nonzero_mask`, without the work of filling holes; the whole image if all of it is zero.
+
+    Looks at one plane at a time, so that it needs no memory to speak of.
+    """
     z, y, x = array.shape[1:]
-    return bounding_box(_any_nonzero(array)) or Box((0, 0, 0), (z, y, x))
+    planes, rows, columns = (np.zeros(size, dtype=bool) for size in (z, y, x))
+    for index in range(z):
+        mask = _any_nonzero(array[:, index])
+        in_rows = mask.any(axis=1)
+        planes[index] = in_rows.any()
+        rows |= in_rows
+        columns |= mask.any(axis=0)
+    if not planes.any():
+        return Box((0, 0, 0), (z, y, x))
+    taken = [np.flatnonzero(along) for along in (planes, rows, columns)]
+    (z0, z1), (y0, y1), (x0, x1) = ((int(where[0]), int(where[-1]) + 1) for where in taken)
+    return Box((z0, y0, x0), (z1, y1, x1))
 
 
 def _any_nonzero(array: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
     model.json                    plan and configuration: readable
     fold_0/weights.safetensors    one trained network a fold (fold_1 ...)
+    previous_stage/               in a cascade: the model of the stage before, in the same form
 
 Weights are safetensors and the rest is JSON: opening a model runs no code from it.
 """
@@ -26,6 +27,8 @@ from medseg.planning.plan import Configuration, Plan
 
 MODEL_FILE = "model.json"
 WEIGHTS_FILE = "weights.safetensors"
+VALIDATION_FOLDER = "validation"
+PREVIOUS_FOLDER = "previous_stage"
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,7 @@ class Model:
         mirror_axes: axes along which all folds have seen mirrored scans.
         precision: what they were trained in; of several the finest.
         weights: for each fold (by name) its tensors.
+        previous: in a cascade the model of the stage before, if it came along.
     """
 
     plan: Plan
@@ -69,6 +73,7 @@ class Model:
     mirror_axes: tuple[int, ...]
     precision: Precision
     weights: Mapping[str, Mapping[str, torch.Tensor]]
+    previous: Model | None = None
 
     def build_networks(self) -> tuple[torch.nn.Module, ...]:
         """One network a fold, weights loaded, in evaluation mode, on the CPU.
@@ -87,8 +92,8 @@ class Model:
 
 
 def input_channels(plan: Plan, configuration: Configuration) -> int:
-    """Channels a network sees: the scan's and, in a cascade, one for each class of the previous stage's mask."""
-    return len(plan.channels) + (len(plan.labels.classes) if configuration.previous_stage else 0)
+    """Channels a network sees: the scan's and, in a cascade, one for each label value of the previous stage's mask."""
+    return len(plan.channels) + (len(plan.labels.values) if configuration.previous_stage else 0)
 
 
 def fold_folder(model_folder: Path, fold: int | str) -> Path:
@@ -124,12 +129,15 @@ def load_model(folder: str | os.PathLike[str], folds: Sequence[int | str] | None
             facts.append(documents.from_json(FoldFacts, header.get("fold"), where=str(path)))
         except DocumentError as error:
             raise ModelError(f"{error}; train this fold again") from error
+    configuration = document.plan.configuration(document.configuration)
+    before = root / PREVIOUS_FOLDER
     return Model(
         plan=document.plan,
-        configuration=document.plan.configuration(document.configuration),
+        configuration=configuration,
         mirror_axes=tuple(sorted(set.intersection(*(set(fold.mirror_axes) for fold in facts)))),
         precision=max((fold.precision for fold in facts), key=("bf16", "fp16", "fp32").index),
         weights=weights,
+        previous=load_model(before) if configuration.previous_stage and (before / MODEL_FILE).is_file() else None,
     )
 
 

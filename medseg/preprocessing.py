@@ -2,30 +2,30 @@
 
 Order of steps: orient and order the axes, crop to nonzero, normalise, resample (nnU-Net's order; Isensee et al.,
 Nature Methods 2021). Each scan's ``Trace`` records what was done, so that labels and probabilities return to the
-scan's own grid, whatever its orientation.
+scan's own grid, whatever its orientation. Both ways can be gone a few planes at a time.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
+import torch
 
 from medseg import resampling
 from medseg.errors import DataError
-from medseg.fingerprinting import IntensityStatistics, nonzero_mask
+from medseg.fingerprinting import nonzero_box, nonzero_mask
 from medseg.labels import LabelSet
-from medseg.planning.plan import Configuration, Normalization, Plan
-from medseg.volume import AxisChange, Box, Geometry, LabelVolume, Volume, bounding_box
-
-if TYPE_CHECKING:
-    import torch
+from medseg.normalization import normalized
+from medseg.planning.plan import Configuration, Plan
+from medseg.resampling import CubicPlanes
+from medseg.volume import AxisChange, Box, Geometry, LabelVolume, Volume
 
 # Locations kept per class for choosing training patches: nnU-Net's numbers.
 LOCATIONS_AT_LEAST = 10_000
 LOCATIONS_SHARE = 0.01
-_SMALLEST_STD = 1e-8
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,10 @@ class Trace:
         """The grid of the prepared arrays."""
         return self.source.changed(self.change).cropped(self.crop).resized(self.shape)
 
+    def inside(self, array: np.ndarray) -> np.ndarray:
+        """The kept box of an array (..., Z, Y, X) on the grid of the file: a view, in the changed axes."""
+        return self.change.apply(array)[(..., *self.crop.slices)]
+
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
@@ -69,27 +73,74 @@ class Prepared:
         foreground: for each class (n, 3) int32 voxel indices where it lies; with an ignore label, one entry more with
             annotated voxels of any kind.
         trace: how to go back.
+        previous: (Z, Y, X) int16 indices of a cascade's previous stage, or None.
     """
 
     image: np.ndarray
     labels: np.ndarray | None
     foreground: tuple[np.ndarray, ...]
     trace: Trace
+    previous: np.ndarray | None = None
 
 
-def prepare(
-    volume: Volume, plan: Plan, configuration: Configuration, labels: LabelVolume | None = None, *, case: str
-) -> Prepared:
-    """Bring a scan to what the configuration's network sees.
+@dataclass(frozen=True, eq=False)
+class PreparedPlanes:
+    """A scan as a network sees it, made a few planes at a time: what prediction reads.
+
+    Attributes:
+        channels: the scan's channels.
+        previous: the mask of a cascade's previous stage, in the changed axes and cropped, with file values; each of
+            the labels' values is one more channel, 1 where it lies.
+    """
+
+    trace: Trace
+    channels: tuple[CubicPlanes, ...]
+    labels: LabelSet
+    previous: np.ndarray | None = None
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(C, Z, Y, X)."""
+        more = 0 if self.previous is None else len(self.labels.values)
+        return (len(self.channels) + more, *self.trace.shape)
+
+    def planes(self, start: int, stop: int) -> torch.Tensor:
+        """Planes from ``start`` to ``stop`` (C, n, Y, X) float32."""
+        image = torch.empty(self.shape[0], stop - start, *self.trace.shape[1:])
+        for channel, out in zip(self.channels, image, strict=False):
+            out.copy_(channel.planes(start, stop))
+        if self.previous is not None:
+            mask = self.previous_planes(start, stop)
+            for index, out in enumerate(image[len(self.channels) :], 1):
+                out.copy_(mask == index)
+        return image
+
+    def previous_planes(self, start: int, stop: int) -> torch.Tensor:
+        """Indices inside of the previous stage's mask from plane ``start`` to ``stop`` (n, Y, X) int16."""
+        previous = self.previous
+        assert previous is not None
+
+        def read(first: int, last: int) -> torch.Tensor:
+            return torch.from_numpy(self.labels.encode(previous[first:last], where="the previous stage's mask"))
+
+        box, thick_axis = self.trace.crop.shape, self.trace.thick_axis
+        return resampling.label_planes(read, box, self.trace.shape, start, stop, thick_axis)
+
+
+def prepare_planes(
+    volume: Volume, plan: Plan, configuration: Configuration, previous: LabelVolume | None = None, *, case: str
+) -> PreparedPlanes:
+    """What ``prepare`` does to a scan, to be done plane by plane; memory does not grow with the number of planes.
+
+    (But for normalisation of nonzero voxels alone, which takes a byte a voxel.)
 
     Args:
-        labels: the reference mask with file values, on the same grid.
+        previous: in a cascade the mask of the stage before, with file values, on the scan's grid.
         case: names the scan in errors.
 
     Raises:
         DataError: wrong number of channels, or voxels that are NaN or infinite.
-        GeometryError: image and mask lie on different grids.
-        LabelError: the mask holds undeclared values.
+        GeometryError: scan and previous mask lie on different grids.
     """
     if volume.channels != len(plan.channels):
         raise DataError(
@@ -98,14 +149,7 @@ def prepare(
         )
     change = _axis_change(volume.geometry, plan)
     oriented = volume.changed(change)
-    mask = nonzero_mask(oriented.array)
-    crop = bounding_box(mask) or Box((0, 0, 0), oriented.geometry.shape)
-    image = oriented.array[(slice(None), *crop.slices)].astype(np.float32)
-    if not np.isfinite(image).all():
-        raise DataError(
-            f"{case}: {int((~np.isfinite(image)).sum())} voxels are NaN or infinite; replace them (for example by 0)"
-        )
-    _normalize(image, mask[crop.slices], configuration.normalization, plan.intensities)
+    crop = nonzero_box(oriented.array)
     shape, thick_axis = target_grid(oriented.geometry.spacing_mm, crop.shape, configuration)
     trace = Trace(
         version=1,
@@ -116,51 +160,100 @@ def prepare(
         shape=shape,
         thick_axis=thick_axis,
     )
-    image = np.asarray(resampling.resize(image, shape, order=3, thick_axis=thick_axis))
-    if labels is None:
-        return Prepared(image, None, (), trace)
-    volume.geometry.require_equal(labels.geometry, f"{case}: image", "its mask")
-    indices = plan.labels.encode(labels.changed(change).array[crop.slices], where=case)
-    indices = np.asarray(resampling.resize_labels(indices, shape, thick_axis=thick_axis))
-    return Prepared(image, indices, locate_foreground(indices, plan.labels), trace)
+    if previous is not None:
+        volume.geometry.require_equal(previous.geometry, f"{case}: image", "the mask of the previous stage")
+    image = oriented.array[(slice(None), *crop.slices)]
+    masked = any(rule.nonzero_only for rule in configuration.normalization)
+    nonzero = nonzero_mask(image) if masked else None
+    channels = [
+        normalized(channel, rule, statistics, nonzero, case)
+        for channel, rule, statistics in zip(image, configuration.normalization, plan.intensities, strict=True)
+    ]
+    return PreparedPlanes(
+        trace,
+        tuple(resampling.CubicPlanes.between(channel.planes, crop.shape, shape, thick_axis) for channel in channels),
+        plan.labels,
+        None if previous is None else previous.changed(change).array[crop.slices],
+    )
 
 
-def restore(labels: np.ndarray, trace: Trace) -> np.ndarray:
-    """Labels of the cropped box, at the scan's own spacing (``trace.crop.shape``), on the whole grid of the file.
+def prepare(
+    volume: Volume,
+    plan: Plan,
+    configuration: Configuration,
+    labels: LabelVolume | None = None,
+    previous: LabelVolume | None = None,
+    *,
+    case: str,
+) -> Prepared:
+    """Bring a scan to what the configuration's network sees.
 
-    Voxels outside the box become 0. Returns an array of ``trace.source_shape`` and the same type.
+    Args:
+        labels: the reference mask with file values, on the same grid.
+        previous: in a cascade the mask of the stage before, on the same grid.
+        case: names the scan in errors.
+
+    Raises:
+        DataError: wrong number of channels, or voxels that are NaN or infinite.
+        GeometryError: image and mask lie on different grids.
+        LabelError: the mask holds undeclared values.
     """
-    whole = np.zeros(trace.source.changed(trace.change).shape, dtype=labels.dtype)
-    whole[trace.crop.slices] = labels
-    return np.ascontiguousarray(trace.change.inverse().apply(whole))
+    scan = prepare_planes(volume, plan, configuration, previous, case=case)
+    trace, planes = scan.trace, scan.trace.shape[0]
+    image = np.stack([channel.planes(0, planes).numpy() for channel in scan.channels])
+    before = None if previous is None else scan.previous_planes(0, planes).numpy()
+    if labels is None:
+        return Prepared(image, None, (), trace, before)
+    volume.geometry.require_equal(labels.geometry, f"{case}: image", "its mask")
+    indices = plan.labels.encode(labels.changed(trace.change).array[trace.crop.slices], where=case)
+    indices = np.asarray(resampling.resize_labels(indices, trace.shape, thick_axis=trace.thick_axis))
+    return Prepared(image, indices, locate_foreground(indices, plan.labels), trace, before)
 
 
-def restore_logits(logits: torch.Tensor, trace: Trace, labels: LabelSet) -> np.ndarray:
-    """Network output (K, Z, Y, X) at the prepared spacing as label indices on the grid of the file.
+def restore(planes: Iterable[torch.Tensor], trace: Trace, labels: LabelSet) -> LabelVolume:
+    """Labels as indices inside, on the grid of the file with file values; background lies outside the box.
+
+    Args:
+        planes: consecutive planes (n, Y, X) of the cropped box, ``trace.crop.shape`` together.
+    """
+    whole = np.full(trace.source_shape, labels.background, dtype=labels.dtype)
+    inside = trace.inside(whole)
+    first = 0
+    for part in planes:
+        inside[first : first + len(part)] = labels.decode(part.cpu().numpy())
+        first += len(part)
+    return LabelVolume(whole, trace.source, labels.meaning)
+
+
+def label_planes(slabs: Iterable[torch.Tensor], trace: Trace, labels: LabelSet) -> Iterator[torch.Tensor]:
+    """Indices inside (n, Y, X) of the cropped box from slabs of logits (K, n, Y, X) at the prepared spacing.
 
     Logits are interpolated linearly; the largest wins, or for regions each positive one in the declared order.
     """
+    old, new, thick_axis = trace.shape, trace.crop.shape, trace.thick_axis
     if labels.has_regions:
-        decided = resampling.resize_regions(
-            logits, trace.crop.shape, labels.region_order_indices, thick_axis=trace.thick_axis
-        )
-    else:
-        decided = resampling.resize_argmax(logits, trace.crop.shape, thick_axis=trace.thick_axis)
-    return restore(decided.cpu().numpy(), trace)
+        return resampling.region_planes(slabs, labels.region_order_indices, old, new, thick_axis)
+    return resampling.argmax_planes(slabs, old, new, thick_axis)
 
 
-def restore_probabilities(logits: torch.Tensor, trace: Trace, labels: LabelSet) -> np.ndarray:
-    """Network output (K, Z, Y, X) at the prepared spacing as float32 probabilities (K, Z, Y, X) on the file's grid.
+def logit_planes(slabs: Iterable[torch.Tensor], trace: Trace) -> Iterator[torch.Tensor]:
+    """Linearly interpolated logits (K, n, Y, X) of the cropped box from slabs (K, n, Y, X) at the prepared spacing."""
+    return resampling.linear_planes(slabs, trace.shape, trace.crop.shape, trace.thick_axis)
 
-    Outside the cropped box background is certain (for regions: no region is present).
-    """
-    resized = resampling.resize(logits.float(), trace.crop.shape, order=1, thick_axis=trace.thick_axis)
-    inside = (resized.sigmoid() if labels.has_regions else resized.softmax(0)).cpu().numpy()
-    whole = np.zeros((inside.shape[0], *trace.source.changed(trace.change).shape), dtype=np.float32)
+
+def probabilities(logits: torch.Tensor, labels: LabelSet) -> torch.Tensor:
+    """Of logits (K, ...): through a softmax, or for regions each through a sigmoid."""
+    return logits.sigmoid() if labels.has_regions else logits.softmax(0)
+
+
+def decide(likely: torch.Tensor, labels: LabelSet) -> torch.Tensor:
+    """Indices inside (n, Y, X) of probabilities (K, n, Y, X): the largest, or regions above one half in their order."""
     if not labels.has_regions:
-        whole[0] = 1.0
-    whole[(slice(None), *trace.crop.slices)] = inside
-    return np.ascontiguousarray(trace.change.inverse().apply(whole))
+        return likely.argmax(0)
+    decided = likely.argmax(0).zero_()
+    for region, index in zip(likely, labels.region_order_indices, strict=True):
+        decided[region > 0.5] = index
+    return decided
 
 
 def locate_foreground(indices: np.ndarray, labels: LabelSet) -> tuple[np.ndarray, ...]:
@@ -204,29 +297,3 @@ def target_grid(
         target = (spacing_mm[0], *target)
     z, y, x = (round(old / new * size) for old, new, size in zip(spacing_mm, target, shape, strict=True))
     return (max(z, 1), max(y, 1), max(x, 1)), resampling.thick_axis(spacing_mm, target)
-
-
-def _normalize(
-    image: np.ndarray,
-    nonzero: np.ndarray,
-    normalization: tuple[Normalization, ...],
-    intensities: tuple[IntensityStatistics, ...],
-) -> None:
-    """Normalise each channel of a (C, Z, Y, X) float32 image in place."""
-    for channel, rule, statistics in zip(image, normalization, intensities, strict=True):
-        match rule.scheme:
-            case "ct":
-                np.clip(channel, statistics.percentile_00_5, statistics.percentile_99_5, out=channel)
-                channel -= statistics.mean
-                channel /= max(statistics.std, _SMALLEST_STD)
-            case "zscore":
-                where = nonzero if rule.nonzero_only else slice(None)
-                values = channel[where]
-                channel[where] = (values - values.mean()) / max(values.std(), _SMALLEST_STD)
-            case "rescale_to_0_1":
-                channel -= channel.min()
-                channel /= max(float(channel.max()), _SMALLEST_STD)
-            case "rgb_to_0_1":
-                channel /= 255.0
-            case "none":
-                pass

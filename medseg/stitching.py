@@ -8,19 +8,33 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol, TypeVar
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - the field's name for it
 
 from medseg import patches
 
 # Logits (B, K, ...) float32 of windows (B, C, ...) on the same device.
 WindowLogits = Callable[[torch.Tensor], torch.Tensor]
-Slices = tuple[slice, ...]
+Window = tuple[slice, ...]
+T = TypeVar("T")
+
+
+class Planes(Protocol):
+    """A scan that is made a few planes at a time."""
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(C, Z, Y, X)."""
+        ...
+
+    def planes(self, start: int, stop: int) -> torch.Tensor:
+        """Planes from ``start`` to ``stop`` (C, n, Y, X) float32, on the CPU. Each is asked for once, in order."""
+        ...
 
 
 def stitch(
-    image: torch.Tensor,
+    scan: Planes,
     patch_size: Sequence[int],
     step: float,
     outputs: int,
@@ -28,55 +42,128 @@ def stitch(
     *,
     together: int,
     device: torch.device,
+    sums_device: torch.device | None = None,
 ) -> Iterator[torch.Tensor]:
-    """Weighted mean of the windows' logits, as consecutive slabs (K, n, ...) float32 of the image's planes.
+    """Weighted mean of the windows' logits, as consecutive slabs (K, n, Y, X) float32 of the scan's planes.
+
+    A slab may be overwritten as soon as the next one is asked for. Zeros are put around a scan that is smaller than the
+    patch. If the device runs out of memory, fewer windows are computed at once.
 
     Args:
-        image: (C, Z, Y, X) or (C, Y, X), on the CPU; zeros are put around it where it is smaller than the patch.
+        patch_size: (Z, Y, X), or (Y, X) for windows in each plane.
         step: distance of neighbouring windows as part of the patch, in (0, 1].
         outputs: K, the channels of ``window_logits``.
         together: windows computed at once.
-        device: where windows are computed and summed.
+        device: where windows are computed.
+        sums_device: where they are summed; by default the same.
     """
-    patch = tuple(patch_size)
-    before = tuple(low for low, _ in patches.padding(image.shape[1:], patch))
-    padded = tuple(max(size, window) for size, window in zip(image.shape[1:], patch, strict=True))
-    starts = [patches.tile_starts(size, window, step) for size, window in zip(padded, patch, strict=True)]
-    weights = torch.from_numpy(patches.gaussian_weights(patch).copy()).to(device)
-    total = torch.zeros((outputs, patch[0], *padded[1:]), device=device)
-    weight = torch.zeros((patch[0], *padded[1:]), device=device)
-    inside = tuple(slice(low, low + size) for low, size in zip(before[1:], image.shape[2:], strict=True))
+    if len(patch_size) == 2:
+        return _stitch_planes(scan, tuple(patch_size), step, outputs, window_logits, together, device)
+    return _stitch_slabs(scan, tuple(patch_size), step, outputs, window_logits, together, device, sums_device or device)
+
+
+def window_starts(shape: Sequence[int], patch_size: Sequence[int], step: float) -> list[tuple[int, ...]]:
+    """Where windows start along each axis of a scan of ``shape``, once zeros were put around it."""
+    sizes = zip(shape, patch_size, strict=True)
+    return [patches.tile_starts(max(size, patch), patch, step) for size, patch in sizes]
+
+
+def _stitch_slabs(
+    scan: Planes,
+    patch: tuple[int, ...],
+    step: float,
+    outputs: int,
+    window_logits: WindowLogits,
+    together: int,
+    device: torch.device,
+    sums_device: torch.device,
+) -> Iterator[torch.Tensor]:
+    size = scan.shape[1:]
+    before = tuple(low for low, _ in patches.padding(size, patch))
+    plane = tuple(max(own, window) for own, window in zip(size[1:], patch[1:], strict=True))
+    inside = tuple(slice(low, low + own) for low, own in zip(before[1:], size[1:], strict=True))
+    starts = window_starts(size, patch, step)
+    windows = [_slices(corner, patch[1:]) for corner in itertools.product(*starts[1:])]
+    weights = torch.from_numpy(patches.gaussian_weights(patch).copy()).to(sums_device)
+    image = torch.zeros((scan.shape[0], patch[0], *plane), device=device)
+    total = torch.zeros((outputs, patch[0], *plane), device=sums_device)
+    weight = torch.zeros((patch[0], *plane), device=sums_device)
+    known = 0  # planes of the image that the window before had too
     for first, following in zip(starts[0], (*starts[0][1:], starts[0][-1] + patch[0]), strict=True):
-        slab = _padded_slab(image, first - before[0], patch[0], before[1:], padded[1:])
-        windows = [
-            tuple(slice(start, start + size) for start, size in zip(corner, patch[1:], strict=True))
-            for corner in itertools.product(*starts[1:])
-        ]
-        for group in (windows[i : i + together] for i in range(0, len(windows), together)):
-            batch = torch.stack([slab[(..., *window)] for window in group]).to(device)
-            for window, logits in zip(group, window_logits(batch), strict=True):
-                total[(..., *window)] += logits * weights
+        low, high = (min(max(at - before[0], 0), size[0]) for at in (first + known, first + patch[0]))
+        if low < high:
+            at = low + before[0] - first
+            image[(slice(None), slice(at, at + high - low), *inside)] = scan.planes(low, high).to(device)
+        for group in _groups(windows, together):
+            batch = torch.stack([image[(..., *window)] for window in group])
+            for window, logits in zip(group, _logits(window_logits, batch), strict=True):
+                total[(..., *window)].addcmul_(logits.to(sums_device), weights)
                 weight[(..., *window)] += weights
         finished = following - first
-        low = max(0, before[0] - first)
-        high = min(finished, before[0] + image.shape[1] - first)
+        low, high = max(0, before[0] - first), min(finished, before[0] + size[0] - first)
         if low < high:
-            planes = (slice(low, high), *inside)
-            yield total[(slice(None), *planes)] / weight[planes]
-        for sums, axis in ((total, 1), (weight, 0)):
-            kept = patch[0] - finished
-            sums.narrow(axis, 0, kept).copy_(sums.narrow(axis, finished, kept).clone())
-            sums.narrow(axis, kept, finished).zero_()
+            done = total[(slice(None), slice(low, high), *inside)]
+            yield done.div_(weight[(slice(low, high), *inside)])
+        known = patch[0] - finished
+        for array, axis in ((image, 1), (total, 1), (weight, 0)):
+            _move_up(array, axis, finished)
 
 
-def _padded_slab(
-    image: torch.Tensor, first: int, planes: int, before: Sequence[int], size: Sequence[int]
-) -> torch.Tensor:
-    """Planes ``first`` to ``first + planes`` of an image (C, Z, ...), zeros where there are none and around each."""
-    low, high = max(first, 0), min(first + planes, image.shape[1])
-    slab = image[:, low:high]
-    amounts = [(low - first, first + planes - high)]
-    for start, own, wanted in zip(before, image.shape[2:], size, strict=True):
-        amounts.append((start, wanted - own - start))
-    flat = [amount for pair in reversed(amounts) for amount in pair]
-    return F.pad(slab, flat) if any(flat) else slab
+def _stitch_planes(
+    scan: Planes,
+    patch: tuple[int, ...],
+    step: float,
+    outputs: int,
+    window_logits: WindowLogits,
+    together: int,
+    device: torch.device,
+) -> Iterator[torch.Tensor]:
+    """Windows of two dimensions: several planes at once, each on its own."""
+    channels, count, *size = scan.shape
+    before = tuple(low for low, _ in patches.padding(size, patch))
+    plane = tuple(max(own, window) for own, window in zip(size, patch, strict=True))
+    inside = _slices(before, size)
+    windows = [_slices(corner, patch) for corner in itertools.product(*window_starts(size, patch, step))]
+    weights = torch.from_numpy(patches.gaussian_weights(patch).copy()).to(device)
+    weight = torch.zeros(plane, device=device)
+    for window in windows:
+        weight[window] += weights
+    at_once = min(count, max(1, together // len(windows)))
+    for first in range(0, count, at_once):
+        planes = min(at_once, count - first)
+        image = torch.zeros((channels, planes, *plane), device=device)
+        image[(..., *inside)] = scan.planes(first, first + planes).to(device)
+        total = torch.zeros((outputs, planes, *plane), device=device)
+        for group in _groups(list(itertools.product(range(planes), windows)), together):
+            batch = torch.stack([image[(slice(None), index, *window)] for index, window in group])
+            for (index, window), logits in zip(group, _logits(window_logits, batch), strict=True):
+                total[(slice(None), index, *window)].addcmul_(logits, weights)
+        yield total[(..., *inside)].div_(weight[inside])
+
+
+def _logits(window_logits: WindowLogits, batch: torch.Tensor) -> torch.Tensor:
+    """Of the windows in a batch; halves of it, one after the other, where the whole does not fit into memory."""
+    try:
+        return window_logits(batch)
+    except torch.OutOfMemoryError:
+        if len(batch) == 1:
+            raise
+    half = len(batch) // 2  # outside of the handler, which would keep what has failed in memory
+    return torch.cat([_logits(window_logits, batch[:half]), _logits(window_logits, batch[half:])])
+
+
+def _slices(corner: Sequence[int], size: Sequence[int]) -> Window:
+    return tuple(slice(start, start + length) for start, length in zip(corner, size, strict=True))
+
+
+def _groups(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    return (items[start : start + size] for start in range(0, len(items), size))
+
+
+def _move_up(array: torch.Tensor, axis: int, count: int) -> None:
+    """Planes from ``count`` on move to the front, zeros follow; plane by plane, without a copy of the array."""
+    planes = array.unbind(axis)
+    for here, there in zip(planes, planes[count:], strict=False):
+        here.copy_(there)
+    for plane in planes[len(planes) - count :]:
+        plane.zero_()

@@ -1,6 +1,6 @@
 """Prepared cases on disk: a folder a case, written whole or not at all, read in part, every block with a checksum.
 
-    CASE/case.json  image.blocks  labels.blocks  foreground.blocks
+    CASE/case.json  image.blocks  labels.blocks  foreground.blocks  (of a cascade's second stage: previous.blocks)
 
 The arrays lie in blocks (:mod:`medseg.blocks`); ``case.json`` says what they are and how they were prepared.
 """
@@ -35,6 +35,7 @@ class CaseRecord:
     Attributes:
         key: what the case was made from, in the words of whoever wrote it.
         foreground_counts: voxels kept for each class; they follow each other in the array ``foreground`` (n, 3).
+        previous: the previous stage's mask, in a cascade.
         checksum: CRC-32 of this document's text with 0 in this place.
     """
 
@@ -46,6 +47,7 @@ class CaseRecord:
     foreground: ArrayRecord
     foreground_counts: tuple[int, ...]
     trace: Trace
+    previous: ArrayRecord | None = None
     checksum: int = 0
 
     def sealed(self) -> CaseRecord:
@@ -110,6 +112,11 @@ class StoredCase:
         """(Z, Y, X) int16, or None without a reference."""
         return None if self.record.labels is None else self._array("labels", self.record.labels)
 
+    @cached_property
+    def previous(self) -> StoredArray | None:
+        """(Z, Y, X) int16 of the previous stage, or None outside of cascades."""
+        return None if self.record.previous is None else self._array("previous", self.record.previous)
+
     @property
     def foreground(self) -> tuple[StoredVoxels, ...]:
         """For each class the voxels kept of it, left on disk."""
@@ -132,10 +139,18 @@ class StoredCase:
         box = self._within(box)
         return self._require_labels().read(box.start, box.shape)
 
-    def copy_patch(self, start: Sequence[int], image: np.ndarray, labels: np.ndarray) -> None:
-        """Fill ``image`` (C, Z, Y, X) and ``labels`` (Z, Y, X) from ``start``; voxels outside stay as they are."""
+    def read_previous(self) -> np.ndarray | None:
+        """The previous stage's mask (Z, Y, X) int16, or None outside of cascades."""
+        return None if self.previous is None else self.previous.read((0, 0, 0), self.shape)
+
+    def copy_patch(
+        self, start: Sequence[int], image: np.ndarray, labels: np.ndarray, previous: np.ndarray | None = None
+    ) -> None:
+        """Fill ``image`` (C, Z, Y, X), ``labels`` and ``previous`` (Z, Y, X) from ``start``; outside they stay."""
         self.image.copy((0, *start), image)
         self._require_labels().copy(start, labels)
+        if previous is not None and self.previous is not None:
+            self.previous.copy(start, previous)
 
     def verify(self) -> None:
         """Compare all there is with its checksums.
@@ -144,8 +159,9 @@ class StoredCase:
             FileUnreadableError: something is missing, cut off or damaged; names the file and the command that mends it.
         """
         self.image.verify()
-        if self.labels is not None:
-            self.labels.verify()
+        for array in (self.labels, self.previous):
+            if array is not None:
+                array.verify()
         if self.foreground:
             self.foreground[0].array.verify()
 
@@ -190,6 +206,9 @@ def write_case(folder: Path, name: str, prepared: Prepared, *, patch_size: Seque
             foreground=write_array(case / "foreground.blocks", voxels, "int32", (_VOXEL_ROWS, 3)),
             foreground_counts=tuple(map(len, prepared.foreground)),
             trace=prepared.trace,
+            previous=None
+            if prepared.previous is None
+            else write_array(case / "previous.blocks", prepared.previous, "int16", block),
         )
         documents.save(record.sealed(), case / "case.json")
 
@@ -207,7 +226,12 @@ def open_case(folder: Path, name: str) -> StoredCase:
         raise _damaged(where, str(error)) from error
     if record.sealed() != record:
         raise _damaged(where, "case.json does not match its checksum")
-    arrays = {"image": record.image, "labels": record.labels, "foreground": record.foreground}
+    arrays = {
+        "image": record.image,
+        "labels": record.labels,
+        "foreground": record.foreground,
+        "previous": record.previous,
+    }
     for file, array in arrays.items():
         path = where / f"{file}.blocks"
         found = path.stat().st_size if path.is_file() else 0

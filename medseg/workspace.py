@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from medseg import documents, parallel, splits, store
+from medseg import documents, io, parallel, splits, store
 from medseg.dataset import CaseRef, Dataset, load_case
 from medseg.errors import DocumentError, UsageError
 from medseg.fingerprinting import Fingerprint, fingerprint_dataset
+from medseg.model import VALIDATION_FOLDER, fold_folder
 from medseg.planning import plan_dataset
 from medseg.planning.plan import Configuration, Plan, Preset
 from medseg.preprocessing import prepare
@@ -153,17 +154,23 @@ def preprocess(
 
     Raises:
         CasesFailedError: some cases cannot be prepared; the others are.
+        UsageError: a cascade's previous stage has not been trained on all folds that this needs.
         StorageError: nothing can be written there.
     """
     plan, folder = workspace.plan, workspace.preprocessed_folder(configuration.name)
     wanted = [case for case in workspace.dataset.cases if cases is None or case.name in set(cases)]
+    previous = previous_masks(workspace, configuration, [case.name for case in wanted])
     waiting = [
-        case for case in wanted if not store.is_complete(folder, case.name, _preparation_key(plan, configuration, case))
+        case
+        for case in wanted
+        if not store.is_complete(
+            folder, case.name, _preparation_key(plan, configuration, case, previous.get(case.name))
+        )
     ]
     store.discard_partial(folder)
     what = f"preparing {configuration.name}"
     outcomes = parallel.map_cases(
-        _Preparation(plan, configuration, folder),
+        _Preparation(plan, configuration, folder, previous),
         waiting,
         name=_case_name,
         workers=workers,
@@ -173,6 +180,40 @@ def preprocess(
     parallel.values(outcomes, what)
 
 
+def previous_masks(workspace: Workspace, configuration: Configuration, cases: Sequence[str]) -> dict[str, Path]:
+    """In a cascade the previous stage's mask of each case, by the fold that has not seen the case; else nothing.
+
+    Raises:
+        UsageError: a fold of the previous stage has not predicted its held-out cases yet; says how to train it.
+    """
+    stage = configuration.previous_stage
+    if stage is None:
+        return {}
+    endings = {case.name: io.mask_ending(case.images[0]) for case in workspace.dataset.cases}
+    masks: dict[str, Path] = {}
+    for fold, split in enumerate(workspace.splits):
+        folder = fold_folder(workspace.model_folder(stage), fold) / VALIDATION_FOLDER
+        masks |= {name: folder / f"{name}{endings[name]}" for name in split.validation}
+    never = [name for name in cases if name not in masks]
+    if never:
+        raise UsageError(
+            f"{configuration.name}: no fold of {workspace.splits_path} holds out {', '.join(never[:3])}, so there is no"
+            f" honest mask of {stage} for a second stage; make splits that hold out each case once"
+        )
+    missing = sorted(
+        fold
+        for fold, split in enumerate(workspace.splits)
+        if any(name in split.validation and not masks[name].is_file() for name in cases)
+    )
+    if missing:
+        folds = ",".join(map(str, missing))
+        raise UsageError(
+            f"{configuration.name} learns from held-out masks of {stage}, and fold {folds} has none yet;"
+            f" first run: medseg train -w {workspace.root} -c {stage} --fold {folds}"
+        )
+    return {name: masks[name] for name in cases}
+
+
 @dataclass(frozen=True)
 class _Preparation:
     """Prepares one case; a value, so that it can travel to a worker."""
@@ -180,11 +221,14 @@ class _Preparation:
     plan: Plan
     configuration: Configuration
     folder: Path
+    previous: Mapping[str, Path]
 
     def __call__(self, case: CaseRef) -> None:
         image, labels = load_case(case, self.plan.labels, self.plan.channels)
-        prepared = prepare(image, self.plan, self.configuration, labels, case=case.name)
-        key = _preparation_key(self.plan, self.configuration, case)
+        mask = self.previous.get(case.name)
+        previous = None if mask is None else io.read_labels(mask)
+        prepared = prepare(image, self.plan, self.configuration, labels, previous, case=case.name)
+        key = _preparation_key(self.plan, self.configuration, case, mask)
         store.write_case(self.folder, case.name, prepared, patch_size=self.configuration.patch_size, key=key)
 
 
@@ -192,9 +236,9 @@ def _case_name(case: CaseRef) -> str:
     return case.name
 
 
-def _preparation_key(plan: Plan, configuration: Configuration, case: CaseRef) -> str:
+def _preparation_key(plan: Plan, configuration: Configuration, case: CaseRef, previous: Path | None) -> str:
     """Changes whenever a prepared case would: with the files, or with what the plan says about preparing."""
-    files = [path for path in (*case.images, case.label) if path is not None]
+    files = [path for path in (*case.images, case.label, previous) if path is not None]
     read = (plan.orientation, plan.axis_order, plan.labels, plan.intensities)
     made = (configuration.spacing_mm, configuration.normalization, configuration.dimensions)
     parts = [documents.to_json(value) for value in (*read, *made)]

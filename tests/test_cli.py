@@ -128,7 +128,8 @@ def test_a_bad_scan_does_not_stop_the_others(capsys, trained, dataset, tmp_path)
     code, _, err = medseg(capsys, "predict", scans, "-o", tmp_path / "masks", "-w", trained, "--no-mirror")
     assert code == 1
     assert "bad" in err
-    assert sorted(path.name for path in (tmp_path / "masks").iterdir()) == ["phantom_006.nii.gz", "phantom_007.nii.gz"]
+    written = sorted(path.name for path in (tmp_path / "masks").glob("*.nii.gz"))
+    assert written == ["phantom_006.nii.gz", "phantom_007.nii.gz"]
 
 
 def test_a_model_folder_is_all_that_prediction_needs(capsys, trained, dataset, tmp_path):

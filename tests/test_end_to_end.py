@@ -24,7 +24,7 @@ from medseg import cli, io
 from medseg.dataset import Dataset, load_case
 from medseg.labels import LabelSet
 from medseg.prediction import load_predictor
-from medseg.preprocessing import prepare
+from medseg.preprocessing import label_planes, prepare, restore
 
 CASES = tuple(f"case_{number}" for number in range(5))
 # Rows from left to right, columns from front to back, 2 mm slices, stored upside down.
@@ -81,8 +81,9 @@ def check(capsys, journey: Journey) -> None:
         assert (decided(probabilities, labels) == mask.array).mean() > 0.999
         # A network that is right gives the reference back, where somebody annotated it.
         image, known = load_case(case, labels, journey.dataset.channels)
-        prepared = prepare(image, predictor.model.plan, predictor.model.configuration, known, case=case.name)
-        right = predictor.mask(right_logits(prepared.labels, labels), prepared)
+        prepared = prepare(image, predictor.plan, predictor.members[0].configuration, known, case=case.name)
+        planes = label_planes([right_logits(prepared.labels, labels)], prepared.trace, labels)
+        right = restore(planes, prepared.trace, labels)
         expected = reference.array
         if labels.ignore is not None:
             expected = np.where(expected == labels.ignore, labels.background, expected)
@@ -240,7 +241,7 @@ def test_slices_of_volumes(capsys, tmp_path):
 def test_residual_encoders(capsys, tmp_path):
     folder = write_nnunet(tmp_path / "d", 1, {"background": 0, "organ": 1}, (1,))
     journey = travel(capsys, folder, configuration="3d_fullres", preset="resenc-m")
-    assert load_predictor(journey.model, device="cpu").model.configuration.network.family == "residual_unet"
+    assert load_predictor(journey.model, device="cpu").members[0].configuration.network.family == "residual_unet"
     check(capsys, journey)
 
 

@@ -15,10 +15,29 @@ from medseg import documents, io, networks
 from medseg.device import prediction_precision
 from medseg.errors import DataError, ModelError, UsageError
 from medseg.labels import LabelSet
-from medseg.model import MODEL_FILE, WEIGHTS_FILE, FoldFacts, Model, ModelDocument, load_model, save_tensors
-from medseg.prediction import Job, PredictionSettings, Predictor, load_predictor, predict_cases, predict_files
-from medseg.preprocessing import prepare
-from medseg.volume import Geometry, Volume
+from medseg.model import (
+    MODEL_FILE,
+    PREVIOUS_FOLDER,
+    WEIGHTS_FILE,
+    FoldFacts,
+    Model,
+    ModelDocument,
+    load_model,
+    save_tensors,
+)
+from medseg.prediction import (
+    Extras,
+    Job,
+    PredictionSettings,
+    Predictor,
+    Wishes,
+    estimate_cases,
+    load_predictor,
+    predict_cases,
+    predict_files,
+)
+from medseg.preprocessing import PreparedPlanes, prepare_planes
+from medseg.volume import Geometry, LabelVolume, Volume
 
 BALL = LabelSet({"ball": (7,)})
 
@@ -44,8 +63,13 @@ def small_model(folds: int = 1, labels: LabelSet = BALL, dimensions: int = 3) ->
 
 def bright_predictor(labels: LabelSet = BALL, dimensions: int = 3) -> Predictor:
     predictor = Predictor(small_model(labels=labels, dimensions=dimensions), device="cpu")
-    predictor.networks = (Bright(),)
+    predictor.members[0].networks = (Bright(),)
     return predictor
+
+
+def all_logits(predictor: Predictor, scan: PreparedPlanes) -> torch.Tensor:
+    slabs = predictor.members[0].slabs(scan, predictor.placements[0])
+    return torch.cat([slab.clone() for slab in slabs], dim=1)
 
 
 def ball(geometry: Geometry) -> tuple[Volume, np.ndarray, np.ndarray]:
@@ -82,16 +106,16 @@ def test_mirrored_copies_are_averaged():
     predictor = Predictor(model, device="cpu", precision="fp32")
     geometry = Geometry.from_spacing((8, 8, 8), (1.2, 1.0, 1.0))
     image = np.random.default_rng(0).normal(1, 0.3, (1, 8, 8, 8)).astype(np.float32)
-    prepared = prepare(Volume(image, geometry), model.plan, model.configuration, case="a")
-    network = predictor.networks[0]
-    batch = torch.from_numpy(prepared.image)[None]
+    prepared = prepare_planes(Volume(image, geometry), model.plan, model.configuration, case="a")
+    network = predictor.members[0].networks[0]
+    batch = prepared.planes(0, 8)[None]
     with torch.inference_mode():
         axes = [[], [2], [3], [4], [2, 3], [2, 4], [3, 4], [2, 3, 4]]
         expected = sum(network(batch.flip(flip)).flip(flip) for flip in axes)[0] / 8
         once = network(batch)[0]
-    torch.testing.assert_close(predictor.logits(prepared), expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(all_logits(predictor, prepared), expected, atol=1e-5, rtol=1e-4)
     plain = Predictor(model, device="cpu", precision="fp32", settings=PredictionSettings(mirror=False))
-    torch.testing.assert_close(plain.logits(prepared), once, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(all_logits(plain, prepared), once, atol=1e-5, rtol=1e-4)
 
 
 def test_folds_are_averaged():
@@ -99,10 +123,10 @@ def test_folds_are_averaged():
     settings = PredictionSettings(mirror=False)
     geometry = Geometry.from_spacing((8, 9, 10), (1.2, 1.0, 1.0))
     volume = Volume(np.random.default_rng(0).normal(1, 0.3, (1, 8, 9, 10)).astype(np.float32), geometry)
-    prepared = prepare(volume, model.plan, model.configuration, case="a")
-    both = Predictor(model, "cpu", "fp32", settings).logits(prepared)
+    prepared = prepare_planes(volume, model.plan, model.configuration, case="a")
+    both = all_logits(Predictor(model, "cpu", "fp32", settings), prepared)
     single = [
-        Predictor(dataclasses.replace(model, weights={fold: tensors}), "cpu", "fp32", settings).logits(prepared)
+        all_logits(Predictor(dataclasses.replace(model, weights={fold: tensors}), "cpu", "fp32", settings), prepared)
         for fold, tensors in model.weights.items()
     ]
     torch.testing.assert_close(both, (single[0] + single[1]) / 2, atol=1e-5, rtol=1e-4)
@@ -116,7 +140,7 @@ def test_regions_overlap_and_are_written_in_their_order():
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return torch.cat([x - 0.3, x - 0.7], dim=1)
 
-    predictor.networks = (TwoRegions(),)
+    predictor.members[0].networks = (TwoRegions(),)
     image = np.repeat(np.array([0.1, 0.5, 0.9], np.float32), 4)[None, :, None, None] * np.ones(
         (1, 12, 8, 8), np.float32
     )
@@ -199,7 +223,7 @@ def test_models_of_the_peer_predict_what_the_peer_does(shared, kind, mirror):
 
 
 def test_one_output_file_holds_one_case(tmp_path, monkeypatch):
-    monkeypatch.setattr("medseg.prediction.load_predictor", lambda *_: bright_predictor())
+    monkeypatch.setattr("medseg.prediction.files.load_predictor", lambda *_: bright_predictor())
     for name in ("a", "b"):
         io.write(ball(Geometry.from_spacing((8, 8, 8), (2, 2, 2)))[0], tmp_path / "in" / f"{name}.nrrd")
     with pytest.raises(UsageError, match="2 scans need a folder"):
@@ -208,8 +232,184 @@ def test_one_output_file_holds_one_case(tmp_path, monkeypatch):
     assert sorted(path.name for path in result.masks.values()) == ["a.nii.gz", "b.nii.gz"]
 
 
-def test_the_second_stage_of_a_cascade_is_refused():
-    model = small_model()
-    second = dataclasses.replace(model.configuration, name="3d_cascade_fullres", previous_stage="3d_lowres")
-    with pytest.raises(UsageError, match="3d_cascade_fullres needs the masks of 3d_lowres"):
-        Predictor(dataclasses.replace(model, configuration=second))
+class Echo(torch.nn.Module):
+    """Says ball where the previous stage did: its second input channel."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([0.5 - x[:, 1:], x[:, 1:] - 0.5], dim=1)
+
+
+def cascade_model() -> Model:
+    """Two stages; the first sees the scan at a coarser spacing."""
+    first = small_model()
+    second = dataclasses.replace(
+        small_configuration((1.0, 0.9, 0.9)), name="3d_cascade_fullres", previous_stage="3d_lowres"
+    )
+    network = networks.build(second.network, 2, BALL.output_count)
+    return Model(first.plan, second, (), "fp32", {"0": network.state_dict()}, previous=first)
+
+
+def cascade_predictor() -> Predictor:
+    predictor = Predictor(cascade_model(), "cpu", "fp32")
+    predictor.members[0].networks = (Echo(),)
+    assert predictor.previous[0] is not None
+    predictor.previous[0].members[0].networks = (Bright(),)
+    return predictor
+
+
+@pytest.mark.parametrize("orientation", ["RAS", "LSA", "PIR"])
+def test_the_second_stage_of_a_cascade_sees_the_mask_of_the_first(orientation):
+    geometry = oblique_geometry((24, 26, 22), (1.5, 1.0, 1.2), orientation, 12)
+    volume, inside, _ = ball(geometry)
+    mask = cascade_predictor().predict(volume).array == 7
+    assert 2 * (mask & inside).sum() / (mask.sum() + inside.sum()) > 0.85
+    given = np.roll(inside, 3, axis=0)
+    told = cascade_predictor().predict(volume, previous=LabelVolume(given * np.uint8(7), geometry)).array == 7
+    assert 2 * (told & given).sum() / (told.sum() + given.sum()) > 0.9
+
+
+def test_a_cascade_without_its_first_stage_needs_a_mask():
+    predictor = Predictor(dataclasses.replace(cascade_model(), previous=None), "cpu")
+    volume, _, _ = ball(Geometry.from_spacing((12, 12, 12), (2, 2, 2)))
+    with pytest.raises(UsageError, match="scan: 3d_cascade_fullres needs the mask of 3d_lowres"):
+        predictor.predict(volume)
+
+
+def test_a_cascade_takes_its_first_stage_along(tmp_path):
+    model = cascade_model()
+    assert model.previous is not None
+    plan = dataclasses.replace(model.plan, configurations=(model.previous.configuration, model.configuration))
+    for folder, stage in ((tmp_path, model), (tmp_path / PREVIOUS_FOLDER, model.previous)):
+        facts = FoldFacts(stage.mirror_axes, "fp32", 10, 1.0, 0)
+        documents.save(ModelDocument(1, plan, stage.configuration.name), folder / MODEL_FILE)
+        save_tensors(folder / "fold_0" / WEIGHTS_FILE, stage.weights["0"], {"fold": documents.to_json(facts)})
+    loaded = load_model(tmp_path)
+    assert loaded.previous is not None
+    assert loaded.previous.configuration == model.previous.configuration
+    volume, _, _ = ball(oblique_geometry((12, 13, 14), (2, 1, 1), "LPS", 10))
+    np.testing.assert_array_equal(
+        Predictor(loaded, "cpu", "fp32").predict(volume).array, Predictor(model, "cpu", "fp32").predict(volume).array
+    )
+
+
+def test_configurations_are_averaged_as_probabilities():
+    """Two models on grids of their own: the mean of what each says on the grid of the scan."""
+    fine, coarse = small_model(), small_model()
+    coarse = dataclasses.replace(coarse, configuration=small_configuration((2.5, 1.5, 1.5)))
+    flat = small_model(dimensions=2)
+    geometry = oblique_geometry((14, 15, 16), (1.7, 1.1, 0.9), "LPI", 15)
+    volume = Volume(np.random.default_rng(1).normal(1, 0.4, (1, *geometry.shape)).astype(np.float32), geometry)
+    models = [fine, coarse, flat]
+    alone = [Predictor(model, "cpu", "fp32").predict_probabilities(volume)[1] for model in models]
+    mask, likely = Predictor(models, "cpu", "fp32").predict_probabilities(volume)
+    np.testing.assert_allclose(likely, np.mean(alone, axis=0), atol=1e-5)
+    np.testing.assert_array_equal(mask.array == 7, likely[1] > likely[0])
+    mask.geometry.require_equal(geometry, "the mask", "the scan")
+
+
+def test_models_of_other_labels_are_not_averaged():
+    with pytest.raises(UsageError, match="models can be averaged if they have the same labels"):
+        Predictor([small_model(), small_model(labels=LabelSet({"other": (7,)}))], "cpu")
+
+
+@pytest.mark.parametrize("labels", [BALL, LabelSet({"whole": (1, 2), "core": (2,)}, region_order=(1, 2))])
+def test_probabilities_and_mask_agree(labels):
+    geometry = oblique_geometry((9, 10, 11), (1.7, 1.1, 0.9), "SAL", 15)
+    volume = Volume(np.random.default_rng(1).normal(1, 0.4, (1, *geometry.shape)).astype(np.float32), geometry)
+    predictor = Predictor(small_model(folds=2, labels=labels), "cpu", "fp32")
+    mask, likely = predictor.predict_probabilities(volume)
+    np.testing.assert_array_equal(mask.array, predictor.predict(volume).array)
+    if labels is BALL:
+        np.testing.assert_allclose(likely.sum(0), 1, atol=1e-5)
+        np.testing.assert_array_equal(mask.array == 7, likely[1] > likely[0])
+    else:
+        np.testing.assert_array_equal(mask.array, np.where(likely[1] > 0.5, 2, likely[0] > 0.5))
+
+
+class Sure(torch.nn.Module):
+    """Says ball everywhere, more or less surely."""
+
+    def __init__(self, logit: float) -> None:
+        super().__init__()
+        self.logit = logit
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([torch.zeros_like(x), torch.full_like(x, self.logit)], dim=1)
+
+
+def test_uncertainty_by_hand():
+    """Of three folds one says background: a third disagrees; even odds are all the entropy there is."""
+    predictor = Predictor(small_model(folds=3), "cpu", "fp32")
+    volume, _, _ = ball(Geometry.from_spacing((10, 9, 8), (1.2, 1, 1)))
+    array = volume.array.copy()
+    array[:, 0] = 0  # cropped away
+    volume = volume.with_array(array)
+    maps = Extras(None, np.zeros((10, 9, 8), np.uint8), np.zeros((10, 9, 8), np.uint8))
+    predictor.members[0].networks = (Sure(3.0), Sure(2.0), Sure(-1.0))
+    mask = predictor.segment(volume, case="a", extras=maps).array
+    assert (mask[1:] == 7).all()
+    assert (mask[0] == 0).all()
+    p = 1 / (1 + np.exp(-4 / 3))
+    expected = round(-100 * (p * np.log2(p) + (1 - p) * np.log2(1 - p)))
+    assert maps.entropy is not None and maps.disagreement is not None
+    assert set(maps.entropy[1:].ravel().tolist()) == {expected}
+    assert set(maps.disagreement[1:].ravel().tolist()) == {33}
+    assert not maps.entropy[0].any() and not maps.disagreement[0].any()
+
+
+def test_what_is_wished_lies_beside_the_mask(tmp_path):
+    geometry = oblique_geometry((9, 10, 11), (1.7, 1.1, 0.9), "SAL", 15)
+    volume, _, _ = ball(geometry)
+    io.write(volume, tmp_path / "a.nii.gz")
+    predictor = Predictor(small_model(folds=2), "cpu", "fp32")
+    wishes = Wishes(probabilities=True, uncertainty=True)
+    job = Job("a", (tmp_path / "a.nii.gz",), tmp_path / "out" / "a.nii.gz")
+    assert not predict_cases(predictor, [job], wishes=wishes).failures
+    _, likely = predictor.predict_probabilities(tmp_path / "a.nii.gz")
+    found = np.load(tmp_path / "out" / "a.npz")["probabilities"]
+    np.testing.assert_allclose(found, likely, atol=1e-6)
+    entropy = io.read(tmp_path / "out" / "a_entropy.nii.gz")
+    entropy.geometry.require_equal(io.read(tmp_path / "a.nii.gz").geometry, "entropy", "scan")
+    bits = -(likely * np.log2(np.maximum(likely, 1e-30))).sum(0)
+    np.testing.assert_allclose(entropy.array[0], 100 * bits, atol=0.51)
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"a.nii.gz", "a.npz", "a_entropy.nii.gz", "a_disagreement.nii.gz"}
+
+
+def test_the_same_command_goes_on_with_what_is_missing(tmp_path, monkeypatch):
+    made: list[str] = []
+    real = Predictor.segment
+
+    def counted(self, volume, *, case, **others):
+        made.append(case)
+        return real(self, volume, case=case, **others)
+
+    monkeypatch.setattr(Predictor, "segment", counted)
+    models = {"m": bright_predictor(), "other": Predictor(small_model(), "cpu", "fp32")}
+    monkeypatch.setattr("medseg.prediction.files.load_predictor", lambda paths, *_: models[paths[0]])
+    scans, masks = tmp_path / "in", tmp_path / "out"
+    for name in ("a", "b", "c"):
+        io.write(ball(Geometry.from_spacing((8, 8, 8), (2, 2, 2)))[0], scans / f"{name}.nrrd")
+    predict_files([scans], masks, models=["m"], should_stop=lambda: len(made) >= 2)
+    assert made == ["a", "b"]
+    result = predict_files([scans], masks, models=["m"])
+    assert made == ["a", "b", "c"]
+    assert result.kept == ("a", "b")
+    assert sorted(result.masks) == ["a", "b", "c"]
+    (masks / "b.nrrd").unlink()  # a mask that went away
+    io.write(ball(Geometry.from_spacing((9, 8, 8), (2, 2, 2)))[0], scans / "c.nrrd")  # a scan that was exchanged
+    assert predict_files([scans], masks, models=["m"]).kept == ("a",)
+    assert made[3:] == ["b", "c"]
+    assert predict_files([scans], masks, models=["other"]).kept == ()  # another model
+
+
+def test_an_estimate_is_made_without_predicting(tmp_path):
+    volume, _, _ = ball(Geometry.from_spacing((40, 41, 42), (1.2, 1, 1)))
+    io.write(volume, tmp_path / "a.nii.gz")
+    predictor = Predictor(cascade_model(), "cpu", "fp32")
+    jobs = [Job("a", (tmp_path / "a.nii.gz",), tmp_path / "mask.nii.gz")]
+    (estimate,) = estimate_cases(predictor, jobs, Wishes())
+    assert estimate.need.vram_bytes == 0
+    assert 1e8 < estimate.need.ram_bytes < 4e9
+    assert 0 < estimate.seconds < 600
+    assert not (tmp_path / "mask.nii.gz").exists()

@@ -13,18 +13,27 @@ from hypothesis import strategies as st
 
 from medseg import documents
 from medseg.errors import DataError, GeometryError, LabelError
+from medseg.fingerprinting import IntensityStatistics
 from medseg.labels import LabelSet
+from medseg.normalization import normalized
+from medseg.planning.plan import Normalization
 from medseg.preprocessing import (
     Trace,
+    label_planes,
     locate_foreground,
     prepare,
+    prepare_planes,
     restore,
-    restore_logits,
-    restore_probabilities,
 )
 from medseg.volume import Geometry, LabelVolume, Volume
 
 ORIENTATIONS = ["".join(p) for t in itertools.product("RL", "AP", "SI") for p in itertools.permutations(t)]
+
+
+def restored(logits: torch.Tensor, trace: Trace, labels: LabelSet) -> np.ndarray:
+    """The mask that logits (K, Z, Y, X) at the prepared spacing give, in two slabs."""
+    half = logits.shape[1] // 2
+    return restore(label_planes([logits[:, :half], logits[:, half:]], trace, labels), trace, labels).array
 
 
 def landmark_scan(geometry: Geometry) -> tuple[Volume, LabelVolume, np.ndarray]:
@@ -52,7 +61,7 @@ def test_a_mask_returns_to_the_same_anatomy_on_the_same_grid(orientation, degree
     prepared = prepare(volume, plan, plan.configurations[0], mask, case="landmark")
     assert prepared.labels is not None
     logits = torch.nn.functional.one_hot(torch.from_numpy(prepared.labels).long(), 3).permute(3, 0, 1, 2).float()
-    back = restore_logits(logits, prepared.trace, plan.labels)
+    back = restored(logits, prepared.trace, plan.labels)
     assert back.shape == geometry.shape
     found = geometry.to_mm(np.argwhere(back == 2)).mean(0)
     assert np.linalg.norm(found - centre) < 0.75 * max(geometry.spacing_mm)
@@ -74,7 +83,9 @@ def test_without_resampling_restore_is_exact(orientation):
     plan = small_plan(small_configuration(canonical.spacing_mm))
     prepared = prepare(Volume(image, geometry), plan, plan.configurations[0], mask, case="exact")
     assert prepared.labels is not None
-    np.testing.assert_array_equal(restore(prepared.labels, prepared.trace), mask.array)
+    back = restore([torch.from_numpy(prepared.labels)], prepared.trace, plan.labels)
+    np.testing.assert_array_equal(back.array, mask.array)
+    back.geometry.require_equal(geometry, "the mask", "the scan")
 
 
 def test_canonical_axes_point_to_the_right_the_front_and_up():
@@ -100,11 +111,9 @@ def test_zeros_around_the_body_are_cropped_and_come_back_as_background():
     assert prepared.trace.crop.start == (2, 1, 3)
     logits = torch.zeros(3, 3, 3, 3)
     logits[1] = 1
-    labels = restore_logits(logits, prepared.trace, plan.labels)
+    labels = restored(logits, prepared.trace, plan.labels)
     assert labels.sum() == 27
-    probabilities = restore_probabilities(logits, prepared.trace, plan.labels)
-    np.testing.assert_allclose(probabilities.sum(0), 1, rtol=1e-5)
-    assert probabilities[0, 0, 0, 0] == 1
+    assert (labels[2:5, 1:4, 3:6] == 1).all()
 
 
 @pytest.mark.parametrize(
@@ -124,6 +133,53 @@ def test_normalisation_by_hand(scheme, expected):
     geometry = Geometry.from_spacing((1, 2, 2), (1, 1, 1))
     image = prepare(Volume(array, geometry), plan, plan.configurations[0], case="a").image
     np.testing.assert_allclose(image.ravel(), expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("scheme", ["none", "ct", "zscore", "rescale_to_0_1", "rgb_to_0_1"])
+@pytest.mark.parametrize("nonzero_only", [False, True])
+def test_normalisation_is_the_same_a_few_planes_at_a_time(scheme, nonzero_only, monkeypatch):
+    monkeypatch.setattr("medseg.normalization._AT_ONCE", 50)
+    random = np.random.default_rng(0)
+    array = random.normal(90, 40, (9, 5, 6)).astype(np.float32)
+    array[random.random(array.shape) < 0.3] = 0
+    statistics = IntensityStatistics(100.0, 100.0, 20.0, 0.0, 200.0, 60.0, 150.0)
+    mask = array != 0
+    channel = normalized(array, Normalization(scheme, nonzero_only), statistics, mask, "a")
+    found = torch.cat([channel.planes(start, min(start + 4, 9)) for start in range(0, 9, 4)]).numpy()
+    where = mask if nonzero_only and scheme == "zscore" else np.ones_like(mask)
+    values = array[where].astype(float)
+    expected = array.astype(float)
+    expected[where] = {
+        "none": values,
+        "ct": (values.clip(60, 150) - 100) / 20,
+        "zscore": (values - values.mean()) / values.std(),
+        "rescale_to_0_1": (values - values.min()) / (values.max() - values.min()),
+        "rgb_to_0_1": values / 255,
+    }[scheme]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    orientation=st.sampled_from(ORIENTATIONS),
+    spacing=st.sampled_from([(1.0, 1.0, 1.0), (3.6, 0.9, 0.9), (1.1, 0.8, 4.5)]),
+    step=st.integers(1, 9),
+)
+def test_planes_are_those_of_the_whole_scan(orientation, spacing, step):
+    geometry = oblique_geometry((11, 12, 9), spacing, orientation, 10)
+    random = np.random.default_rng(0)
+    volume = Volume(random.normal(50, 9, (2, *geometry.shape)).astype(np.float32), geometry)
+    mask = LabelVolume(random.integers(0, 3, geometry.shape).astype(np.uint8), geometry)
+    plan = small_plan(small_configuration((1.3, 1.0, 1.0), channels=2, scheme="zscore"))
+    whole = prepare(volume, plan, plan.configurations[0], previous=mask, case="a")
+    scan = prepare_planes(volume, plan, plan.configurations[0], mask, case="a")
+    count = scan.shape[1]
+    planes = [scan.planes(start, min(start + step, count)) for start in range(0, count, step)]
+    found = torch.cat(planes, dim=1).numpy()
+    assert scan.shape == found.shape == (4, *whole.image.shape[1:])
+    np.testing.assert_allclose(found[:2], whole.image, atol=1e-4)
+    assert whole.previous is not None
+    np.testing.assert_array_equal(found[2:], np.stack([whole.previous == 1, whole.previous == 2]))
 
 
 def test_a_two_dimensional_plan_keeps_the_distance_of_slices():

@@ -1,4 +1,4 @@
-"""What is written after an option: folds, times and sizes."""
+"""What is written after an option: folds, times, sizes, names and workers."""
 
 from __future__ import annotations
 
@@ -77,3 +77,8 @@ def systems(given: Sequence[str]) -> list[dict[str, list[str]]] | list[list[str]
     if len(with_name) < len(given) or len(set(with_name)) < len(given):
         raise UsageError(f"compare {' '.join(given)}: give every system a name of its own (NAME=PATH), or none")
     return [{name: paths.split(",") for name, _, paths in named}]
+
+
+def workers(text: str) -> int | str:
+    """A number of local processes, or the address of a Dask scheduler as it stands."""
+    return int(text) if text.isdecimal() else text

@@ -34,3 +34,9 @@ def freed_memory_kept() -> Iterator[None]:
         libc.mallopt(_MMAP_THRESHOLD, _USUAL_MMAP_BYTES)
         libc.mallopt(_TRIM_THRESHOLD, 2 * _USUAL_MMAP_BYTES)
         libc.malloc_trim(0)
+
+
+def give_back_freed_memory() -> None:
+    """What the process has freed but kept goes back to the system, so that its size tells what it holds."""
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)

@@ -7,5 +7,17 @@ are those of ``skimage.transform.resize(mode="edge", anti_aliasing=False)``, wor
 from medseg.resampling.axes import thick_axis
 from medseg.resampling.images import resize
 from medseg.resampling.labels import resize_argmax, resize_labels, resize_regions
+from medseg.resampling.planes import CubicPlanes, argmax_planes, label_planes, linear_planes, region_planes
 
-__all__ = ["resize", "resize_argmax", "resize_labels", "resize_regions", "thick_axis"]
+__all__ = [
+    "CubicPlanes",
+    "argmax_planes",
+    "label_planes",
+    "linear_planes",
+    "region_planes",
+    "resize",
+    "resize_argmax",
+    "resize_labels",
+    "resize_regions",
+    "thick_axis",
+]

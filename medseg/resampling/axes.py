@@ -97,6 +97,11 @@ class Nearest:
         first, last = int(lower[0]), int(lower[-1])
         return slice(first, last + 1), Nearest(lower - first, self.identity)
 
+    @property
+    def upper(self) -> Tensor:
+        """The last old voxel that each position needs: the only one."""
+        return self.lower
+
     def apply(self, array: Tensor, axis: int) -> Tensor:
         return array if self.identity else take(array, axis, self.lower)
 
@@ -133,9 +138,12 @@ class Linear:
         return take(array, axis, self.lower).mul_(self.lower_weight.view(shape)).add_(upper)
 
 
+Operator = Nearest | Linear
+
+
 def linear_operators(
     old: Sequence[int], new: Sequence[int], thick_axis: int | None, device: torch.device, dtype: torch.dtype
-) -> list[Nearest | Linear]:
+) -> list[Operator]:
     """The three operators of order 1: nearest along the thick axis, and along those that stay as they are."""
     return [
         Nearest.between(n, m, device) if axis == thick_axis or n == m else Linear.between(n, m, device, dtype)
@@ -160,6 +168,17 @@ class Cubic:
             band = slice(int(columns[0]), int(columns[-1]) + 1)
             blocks.append((rows, band, torch.tensor(matrix[rows, band], dtype=dtype, device=device)))
         return Cubic(new, blocks)
+
+    def part(self, start: int, stop: int) -> tuple[slice, Cubic]:
+        """The old voxels that the new positions ``start:stop`` need, and these positions among them."""
+        touched = [block for block in self.blocks if block[0].start < stop and start < block[0].stop]
+        first, last = touched[0][1].start, touched[-1][1].stop
+        blocks = []
+        for rows, band, matrix in touched:
+            low, high = max(rows.start, start), min(rows.stop, stop)
+            own = slice(band.start - first, band.stop - first)
+            blocks.append((slice(low - start, high - start), own, matrix[low - rows.start : high - rows.start]))
+        return slice(first, last), Cubic(stop - start, blocks)
 
     def apply(self, array: Tensor, axis: int, out: Tensor | None = None) -> Tensor:
         """``array`` (Z, Y, X), contiguous, multiplied along ``axis``, in ``out`` where that is given."""

@@ -10,7 +10,16 @@ import torch
 from torch import Tensor
 
 from medseg.errors import UsageError
-from medseg.resampling.axes import Cubic, Nearest, cheapest_order, checked_shape, linear_operators, nearest_index, slabs
+from medseg.resampling.axes import (
+    Cubic,
+    Nearest,
+    Operator,
+    cheapest_order,
+    checked_shape,
+    linear_operators,
+    nearest_index,
+    slabs,
+)
 
 Array = TypeVar("Array", np.ndarray, Tensor)
 
@@ -64,28 +73,56 @@ def _linear(channel: Tensor, out: Tensor, thick_axis: int | None) -> None:
     order = cheapest_order(channel.shape, out.shape)
     for start, stop in slabs(channel.shape, out.shape):
         planes, along_slab = along_z.part(start, stop)
-        operators = (along_slab, *in_plane)
-        values = channel[planes]
-        for axis in order:
-            values = operators[axis].apply(values, axis)
-        out[start:stop] = values
+        out[start:stop] = blended(channel[planes], (along_slab, *in_plane), order)
+
+
+def blended(values: Tensor, operators: Sequence[Operator], order: Sequence[int]) -> Tensor:
+    """(Z, Y, X) at the positions of three operators of order 1, one axis after the other."""
+    for axis in order:
+        values = operators[axis].apply(values, axis)
+    return values
 
 
 def _cubic(channel: Tensor, out: Tensor, thick_axis: int | None) -> None:
     within = [axis for axis in range(3) if axis != thick_axis]
-    lowest, highest = channel.amin(within, keepdim=True), channel.amax(within, keepdim=True)
-    values = channel
-    order = cheapest_order(channel.shape, out.shape)
+    limits = channel.amin(within, keepdim=True), channel.amax(within, keepdim=True)
+    operators = cubic_operators(channel.shape, out.shape, thick_axis, channel.device, channel.dtype)
+    splined(channel, operators, cheapest_order(channel.shape, out.shape), limits, out)
+
+
+def cubic_operators(
+    old: Sequence[int], new: Sequence[int], thick_axis: int | None, device: torch.device, dtype: torch.dtype
+) -> list[Nearest | Cubic]:
+    """The three operators of order 3: nearest along the thick axis, and along those that stay as they are."""
+    return [
+        Nearest.between(n, m, device) if axis == thick_axis or n == m else Cubic.between(n, m, device, dtype)
+        for axis, (n, m) in enumerate(zip(old, new, strict=True))
+    ]
+
+
+def splined(
+    values: Tensor,
+    operators: Sequence[Nearest | Cubic],
+    order: Sequence[int],
+    limits: tuple[Tensor, Tensor],
+    out: Tensor | None = None,
+) -> Tensor:
+    """(Z, Y, X) at the positions of three operators of order 3, kept within the ``limits`` of the input.
+
+    The limits have one voxel along each axis, or one a slice across a thick axis, whose operator they go through too.
+    """
+    lowest, highest = limits
     for axis in order:
-        old, new = channel.shape[axis], out.shape[axis]
-        if axis == thick_axis:
-            nearest = Nearest.between(old, new, channel.device)
-            values, lowest, highest = (nearest.apply(each, axis) for each in (values, lowest, highest))
-        elif old != new:
-            place = out if axis == order[-1] and out.dtype == channel.dtype else None
-            with torch.autocast(channel.device.type, enabled=False):
-                values = Cubic.between(old, new, channel.device, channel.dtype).apply(values, axis, place)
-    torch.clamp(values, lowest, highest, out=out)
+        operator = operators[axis]
+        if isinstance(operator, Cubic):
+            place = out if axis == order[-1] and out is not None and out.dtype == values.dtype else None
+            with torch.autocast(values.device.type, enabled=False):
+                values = operator.apply(values.contiguous(), axis, place)
+        else:
+            values = operator.apply(values, axis)
+            if lowest.shape[axis] > 1:
+                lowest, highest = (operator.apply(limit, axis) for limit in (lowest, highest))
+    return torch.clamp(values, lowest, highest, out=torch.empty_like(values) if out is None else out)
 
 
 def _floating_type(array: np.ndarray | Tensor) -> torch.dtype:

@@ -18,7 +18,7 @@ from torch import Tensor
 from medseg.errors import UsageError
 from medseg.resampling.axes import (
     Linear,
-    Nearest,
+    Operator,
     cheapest_order,
     checked_shape,
     linear_operators,
@@ -48,13 +48,7 @@ def resize_argmax(logits: Tensor, shape: Sequence[int], thick_axis: int | None =
     Raises UsageError for arguments of another form.
     """
     dtype = _checked_logits(logits, shape, thick_axis)
-    code = _smallest_type(0, len(logits) - 1)
-    # Each interpolated logit is the same increasing function of its corners, so a winner at all corners wins between
-    # them. Only a lower channel may draw level by rounding: three blends of two products err by less than 3 eps of the
-    # largest logit, in either channel. Logits of half precision differ by more, if at all.
-    largest = max(abs(float(extreme)) for extreme in torch.aminmax(logits)) if logits.dtype == dtype else 0.0
-    lead = 16 * torch.finfo(dtype).eps * largest
-    return _resize_votes(logits, shape, thick_axis, dtype, code, partial(_argmax, code=code), lead)
+    return argmax_between(logits, *_way(logits, shape, thick_axis, dtype))
 
 
 @torch.no_grad()
@@ -72,14 +66,7 @@ def resize_regions(
     dtype = _checked_logits(logits, shape, thick_axis)
     if len(values) != len(logits):
         raise UsageError(f"values: expected {len(logits)}, one for each region, found {len(values)}")
-    code = _smallest_type(min(0, *values), max(len(values), *values))
-    # If one region is the last positive one at all corners, it is so between them, unless products fall to 0.
-    lead = 16 * torch.finfo(dtype).tiny
-    result = _resize_votes(logits, shape, thick_axis, dtype, code, partial(_last_positive, code=code), lead)
-    table = torch.tensor([0, *values], dtype=code, device=logits.device)
-    for plane in result:
-        plane.copy_(table[plane.int()])
-    return result
+    return regions_between(logits, values, *_way(logits, shape, thick_axis, dtype))
 
 
 @torch.no_grad()
@@ -96,28 +83,70 @@ def resize_labels(labels: Array, shape: Sequence[int], thick_axis: int | None = 
     """
     old, new = checked_shape(labels, 3, shape, thick_axis)
     codes = _integer_tensor(labels)
-    operators = linear_operators(old, new, thick_axis, codes.device, torch.float64)
-    doubtful = torch.zeros_like(codes, dtype=torch.bool)
-    result = _resize_cells(codes, doubtful, codes[None], operators, [0, 1, 2], _majority)
+    result = majority_between(codes, linear_operators(old, new, thick_axis, codes.device, torch.float64))
     if isinstance(labels, np.ndarray):
         return cast(Array, result.numpy().astype(labels.dtype, copy=False))
     return cast(Array, result.to(labels.dtype))
 
 
+@torch.no_grad()
+def argmax_between(logits: Tensor, operators: Sequence[Operator], order: Sequence[int]) -> Tensor:
+    """``resize_argmax`` to where three operators of order 1 lead, blended in the ``order`` of axes."""
+    dtype = _working_type(logits)
+    code = _smallest_type(0, len(logits) - 1)
+    # Each interpolated logit is the same increasing function of its corners, so a winner at all corners wins between
+    # them. Only a lower channel may draw level by rounding: three blends of two products err by less than 3 eps of the
+    # largest logit, in either channel. Logits of half precision differ by more, if at all.
+    largest = max(abs(float(extreme)) for extreme in torch.aminmax(logits)) if logits.dtype == dtype else 0.0
+    lead = 16 * torch.finfo(dtype).eps * largest
+    return _resize_votes(logits, operators, order, dtype, code, partial(_argmax, code=code), lead)
+
+
+@torch.no_grad()
+def regions_between(
+    logits: Tensor, values: Sequence[int], operators: Sequence[Operator], order: Sequence[int]
+) -> Tensor:
+    """``resize_regions`` to where three operators of order 1 lead, blended in the ``order`` of axes."""
+    dtype = _working_type(logits)
+    code = _smallest_type(min(0, *values), max(len(values), *values))
+    # If one region is the last positive one at all corners, it is so between them, unless products fall to 0.
+    lead = 16 * torch.finfo(dtype).tiny
+    result = _resize_votes(logits, operators, order, dtype, code, partial(_last_positive, code=code), lead)
+    table = torch.tensor([0, *values], dtype=code, device=logits.device)
+    for plane in result:
+        plane.copy_(table[plane.int()])
+    return result
+
+
+@torch.no_grad()
+def majority_between(codes: Tensor, operators: Sequence[Operator]) -> Tensor:
+    """``resize_labels`` of an integer tensor (Z, Y, X) to where three float64 operators of order 1 lead."""
+    doubtful = torch.zeros_like(codes, dtype=torch.bool)
+    return _resize_cells(codes, doubtful, codes[None], operators, (0, 1, 2), _majority)
+
+
+def _way(
+    logits: Tensor, shape: Sequence[int], thick_axis: int | None, dtype: torch.dtype
+) -> tuple[list[Operator], list[int]]:
+    """The operators to a shape, and the order in which to apply them."""
+    old, new = tuple(logits.shape[1:]), tuple(shape)
+    return linear_operators(old, new, thick_axis, logits.device, dtype), cheapest_order(old, new)
+
+
 def _resize_votes(
     logits: Tensor,
-    shape: Sequence[int],
-    thick_axis: int | None,
+    operators: Sequence[Operator],
+    order: Sequence[int],
     dtype: torch.dtype,
     code: torch.dtype,
     vote: Vote,
     lead: float,
 ) -> Tensor:
-    """``vote(resize(logits.to(dtype), shape, 1, thick_axis), 0)``; ``vote`` turns channels (...) into codes (...).
+    """``vote(resized logits, 0)``; ``vote`` turns channels (...) into codes (...).
 
     Corners that vote alike, with ``lead`` required and without, must leave no other vote to the points between them.
     """
-    old, new = tuple(logits.shape[1:]), tuple(shape)
+    old = tuple(logits.shape[1:])
     logits = logits.detach()
 
     def judge(block: tuple[slice, slice]) -> tuple[Tensor, Tensor]:
@@ -132,16 +161,15 @@ def _resize_votes(
     blocks = list(_blocks(old))
     for block, (winners, doubts) in zip(blocks, _in_threads(judge, blocks, logits.device), strict=True):
         codes[block], doubtful[block] = winners, doubts
-    operators = linear_operators(old, new, thick_axis, logits.device, dtype)
-    return _resize_cells(codes, doubtful, logits, operators, cheapest_order(old, new), decide)
+    return _resize_cells(codes, doubtful, logits, operators, order, decide)
 
 
 def _resize_cells(
     codes: Tensor,
     doubtful: Tensor,
     sources: Tensor,
-    operators: list[Nearest | Linear],
-    order: list[int],
+    operators: Sequence[Operator],
+    order: Sequence[int],
     decide: Decide,
 ) -> Tensor:
     """``codes`` (Z, Y, X) on the new grid where the corners of a cell agree and none is ``doubtful``, else ``decide``.
@@ -197,7 +225,7 @@ def _each_memory(sources: Tensor) -> Tensor:
     return sources.as_strided((len(sources), last + 1), (sources.stride(0), 1), sources.storage_offset())
 
 
-def _mixed_cells(codes: Tensor, doubtful: Tensor, operators: list[Nearest | Linear]) -> Tensor:
+def _mixed_cells(codes: Tensor, doubtful: Tensor, operators: Sequence[Operator]) -> Tensor:
     """(Z, Y, X) bool: whether the corners of the cell that begins at a voxel differ, or one of them is doubtful."""
     mixed = doubtful.clone()
     for axis, operator in enumerate(operators):
@@ -209,7 +237,7 @@ def _mixed_cells(codes: Tensor, doubtful: Tensor, operators: list[Nearest | Line
 
 
 def _corners(
-    voxels: Tensor, operators: list[Nearest | Linear], order: list[int], strides: Sequence[int]
+    voxels: Tensor, operators: Sequence[Operator], order: Sequence[int], strides: Sequence[int]
 ) -> tuple[list[Tensor], list[Pair]]:
     """Where in memory each corner of ``voxels`` (N, 3) lies, 2**k times (N,), and the two weights of k blended axes.
 
@@ -288,6 +316,10 @@ def _checked_logits(logits: Tensor, shape: Sequence[int], thick_axis: int | None
         found = logits.dtype if isinstance(logits, Tensor) else type(logits).__name__
         raise UsageError(f"logits: expected a floating torch tensor (C, Z, Y, X), found {found}")
     checked_shape(logits, 4, shape, thick_axis)
+    return _working_type(logits)
+
+
+def _working_type(logits: Tensor) -> torch.dtype:
     return torch.float64 if logits.dtype == torch.float64 else torch.float32
 
 

@@ -96,8 +96,9 @@ class Trainer:
         self.loss = DeepSupervision(DiceCrossEntropy(plan.labels, configuration.batch_dice))
         self.optimizer = build_optimizer(self.network, run.recipe)
         self.scaler = torch.amp.GradScaler(device.type, enabled=run.precision == "fp16")
+        self.previous_labels = len(plan.labels.values) if configuration.previous_stage else 0
         self.validation = (
-            validation_patches(validation_cases, configuration.patch_size, VALIDATION_PATCHES)
+            validation_patches(validation_cases, configuration.patch_size, VALIDATION_PATCHES, self.previous_labels)
             if validation_cases
             else None
         )
@@ -108,9 +109,15 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = recipe.learning_rate_at(iteration)
         batch = draw_batch(
-            self.cases, self.configuration.patch_size, recipe.batch_size, self.policy, self.run.seed, iteration
+            self.cases,
+            self.configuration.patch_size,
+            recipe.batch_size,
+            self.policy,
+            self.run.seed,
+            iteration,
+            self.previous_labels,
         )
-        images, target = batch.augmented(self.configuration.patch_size, self.device)
+        images, target = batch.augmented(self.configuration.patch_size, self.device, self.previous_labels)
         self.optimizer.zero_grad(set_to_none=True)
         with autocast(self.device, self.run.precision):
             scales = self.network.forward_scales(images)

@@ -14,6 +14,7 @@ import torch
 
 from medseg import augmentation, patches
 from medseg.augmentation import AugmentationParameters, AugmentationPolicy
+from medseg.augmentation.previous_stage import Disturbance, disturb, draw_disturbances
 
 # Share of a batch whose patches are centred on foreground: nnU-Net's value.
 FOREGROUND_SHARE = 0.33
@@ -39,18 +40,21 @@ class PatchSource(Protocol):
     @property
     def foreground(self) -> Sequence[Voxels]: ...
 
-    def copy_patch(self, start: Sequence[int], image: np.ndarray, labels: np.ndarray) -> None:
-        """Fill ``image`` (C, Z, Y, X) and ``labels`` (Z, Y, X) from ``start``; voxels outside stay as they are."""
+    def copy_patch(
+        self, start: Sequence[int], image: np.ndarray, labels: np.ndarray, previous: np.ndarray | None = None
+    ) -> None:
+        """Fill ``image`` (C, Z, Y, X), ``labels`` and ``previous`` (Z, Y, X) from ``start``; outside they stay."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class InMemoryCase:
-    """A prepared case held in memory: image (C, Z, Y, X) float32, labels (Z, Y, X) int16."""
+    """A prepared case held in memory: image (C, Z, Y, X) float32, labels and a previous mask (Z, Y, X) int16."""
 
     image: np.ndarray
     labels: np.ndarray
     foreground: Sequence[np.ndarray]
+    previous: np.ndarray | None = None
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -63,10 +67,14 @@ class InMemoryCase:
         """Number of channels."""
         return self.image.shape[0]
 
-    def copy_patch(self, start: Sequence[int], image: np.ndarray, labels: np.ndarray) -> None:
-        """Fill ``image`` and ``labels`` from ``start``; voxels outside stay as they are."""
+    def copy_patch(
+        self, start: Sequence[int], image: np.ndarray, labels: np.ndarray, previous: np.ndarray | None = None
+    ) -> None:
+        """Fill ``image``, ``labels`` and ``previous`` from ``start``; voxels outside stay as they are."""
         patches.copy_patch(self.image, start, image)
         patches.copy_patch(self.labels, start, labels)
+        if previous is not None and self.previous is not None:
+            patches.copy_patch(self.previous, start, previous)
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,17 +84,35 @@ class Batch:
     Attributes:
         images: (B, C, Z, Y, X) float32, or (B, C, Y, X).
         labels: (B, Z, Y, X) int16, or (B, Y, X).
+        previous: in a cascade the previous stage's masks, like the labels, and what is to happen to them.
     """
 
     images: torch.Tensor
     labels: torch.Tensor
     parameters: AugmentationParameters
+    previous: torch.Tensor | None = None
+    disturbances: tuple[Disturbance, ...] = ()
 
-    def augmented(self, patch_size: Sequence[int], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-        """Images and labels of the plan's patch size on a device, augmented there."""
+    def augmented(
+        self, patch_size: Sequence[int], device: torch.device, previous_labels: int = 0
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Images and labels of the plan's patch size on a device, augmented there.
+
+        Args:
+            previous_labels: label indices of the previous stage's masks; each becomes a further channel.
+        """
         images = self.images.to(device, non_blocking=True)
         labels = self.labels.to(device, non_blocking=True)
-        return augmentation.apply(images, labels, self.parameters, tuple(patch_size))
+        images, labels = augmentation.apply(images, labels, self.parameters, tuple(patch_size))
+        if self.previous is not None:
+            masks = augmentation.apply_to_labels(self.previous.to(device), self.parameters, tuple(patch_size))
+            images = with_previous(images, disturb(masks, self.disturbances), previous_labels)
+        return images, labels
+
+
+def with_previous(images: torch.Tensor, masks: torch.Tensor, labels: int) -> torch.Tensor:
+    """Images (B, C, ...) with one channel more for each label index 1 to ``labels`` of masks (B, ...)."""
+    return torch.cat([images, *((masks == index).to(images.dtype)[:, None] for index in range(1, labels + 1))], dim=1)
 
 
 def draw_batch(
@@ -96,10 +122,14 @@ def draw_batch(
     policy: AugmentationPolicy,
     seed: int,
     iteration: int,
+    previous_labels: int = 0,
 ) -> Batch:
     """The batch of one iteration. Cases take turns in an order shuffled anew each time round.
 
     Around each patch as much is read as its own turn and scale need, so no empty corner enters a patch.
+
+    Args:
+        previous_labels: in a cascade the label indices of the previous stage's masks, else 0.
     """
     random = np.random.default_rng((seed, iteration))
     generator = torch.Generator().manual_seed(int(random.integers(2**62)))
@@ -109,26 +139,35 @@ def draw_batch(
     largest = tuple(max(along) for along in zip(*sizes, strict=True))
     images = np.zeros((batch_size, channels, *largest), dtype=np.float32)
     labels = np.zeros((batch_size, *largest), dtype=np.int16)
+    previous = np.zeros_like(labels) if previous_labels else None
     first_forced = round(batch_size * (1 - FOREGROUND_SHARE))
     for i, size in enumerate(sizes):
         case = cases[_turn(len(cases), seed, iteration * batch_size + i)]
         around = _foreground_voxel(case, random) if i >= first_forced else None
         middle = tuple(slice((all_ - own) // 2, (all_ + own) // 2) for all_, own in zip(largest, size, strict=True))
-        _cut(case, around, patch_size, images[i][(slice(None), *middle)], labels[i][middle], random)
-    return Batch(torch.from_numpy(images), torch.from_numpy(labels), parameters)
+        before = None if previous is None else previous[i][middle]
+        _cut(case, around, patch_size, images[i][(slice(None), *middle)], labels[i][middle], before, random)
+    if previous is None:
+        return Batch(torch.from_numpy(images), torch.from_numpy(labels), parameters)
+    disturbances = draw_disturbances(batch_size, previous_labels, random)
+    return Batch(
+        torch.from_numpy(images), torch.from_numpy(labels), parameters, torch.from_numpy(previous), disturbances
+    )
 
 
 def validation_patches(
-    cases: Sequence[PatchSource], patch_size: tuple[int, ...], limit: int
+    cases: Sequence[PatchSource], patch_size: tuple[int, ...], limit: int, previous_labels: int = 0
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """One fixed patch around foreground of each of up to ``limit`` cases: (B, C, ...) float32 and (B, ...) int16."""
     chosen = cases[:: -(-len(cases) // limit)]
     images = np.zeros((len(chosen), chosen[0].channels, *patch_size), dtype=np.float32)
     labels = np.zeros((len(chosen), *patch_size), dtype=np.int16)
+    previous = np.zeros_like(labels)
     random = np.random.default_rng(0)
     for i, case in enumerate(chosen):
-        _cut(case, _foreground_voxel(case, random), patch_size, images[i], labels[i], random)
-    return torch.from_numpy(images), torch.from_numpy(labels)
+        _cut(case, _foreground_voxel(case, random), patch_size, images[i], labels[i], previous[i], random)
+    before = torch.from_numpy(previous)
+    return with_previous(torch.from_numpy(images), before, previous_labels), torch.from_numpy(labels)
 
 
 def _turn(cases: int, seed: int, position: int) -> int:
@@ -152,12 +191,13 @@ def _cut(
     patch_size: tuple[int, ...],
     image: np.ndarray,
     labels: np.ndarray,
+    previous: np.ndarray | None,
     random: np.random.Generator,
 ) -> None:
     """Cut a patch of ``image``'s size, whose middle part of ``patch_size`` is placed inside the case."""
     size = patch_size if len(patch_size) == 3 else (1, *patch_size)
     start = patches.random_start(case.shape, size, around, random)
     if labels.ndim == 2:
-        image, labels = image[:, None], labels[None]
+        image, labels, previous = image[:, None], labels[None], None if previous is None else previous[None]
     margins = [(larger - inner) // 2 for larger, inner in zip(labels.shape, size, strict=True)]
-    case.copy_patch([begin - margin for begin, margin in zip(start, margins, strict=True)], image, labels)
+    case.copy_patch([begin - margin for begin, margin in zip(start, margins, strict=True)], image, labels, previous)

@@ -32,7 +32,7 @@ def load_model(folder: str | os.PathLike[str], folds: Sequence[int | str] | None
 
     Raises:
         ModelError: no such fold, folds of different configurations, a checkpoint that is damaged, holds code, or does
-            not fit its plan.
+            not fit its plan; a cascade without its first stage beside it.
         DocumentError: plans or dataset do not parse, or ask for something that this package does not do.
     """
     root = Path(folder)
@@ -54,4 +54,17 @@ def load_model(folder: str | os.PathLike[str], folds: Sequence[int | str] | None
         fold: weights.from_nnunet(checkpoint.weights, configuration.network) for fold, checkpoint in checkpoints.items()
     }
     mirror_axes = checkpoints[wanted[0]].mirror_axes
-    return Model(plan, configuration, mirror_axes, "fp16", tensors)  # its trainer casts to half precision on GPUs
+    previous = None
+    if configuration.previous_stage is not None:
+        previous = _previous_stage(root, configuration.previous_stage)
+    # its trainer casts to half precision on GPUs
+    return Model(plan, configuration, mirror_axes, "fp16", tensors, previous)
+
+
+def _previous_stage(root: Path, stage: str) -> Model:
+    """The first stage of a cascade, which nnU-Net keeps in a folder beside: TRAINER__PLANS__CONFIGURATION."""
+    trainer_and_plans = root.resolve().name.rpartition("__")[0]
+    folder = root.resolve().parent / f"{trainer_and_plans}__{stage}"
+    if not is_model_folder(folder):
+        raise ModelError(f"{root}: the second stage of a cascade; expected the model of {stage} beside it in {folder}")
+    return load_model(folder)

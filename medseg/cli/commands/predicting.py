@@ -1,0 +1,153 @@
+"""The verb ``predict``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from medseg.cli import SOME_FAILED, parse
+from medseg.cli.display import Display
+from medseg.cli.options import (
+    DEFAULT_WORKSPACE,
+    ConfigurationOption,
+    DeviceOption,
+    JsonOption,
+    PrecisionOption,
+    WorkspaceOption,
+)
+from medseg.cli.output import print_json
+from medseg.cli.signals import StopOnSignal
+
+if TYPE_CHECKING:
+    from medseg.prediction import Estimate
+
+
+class Format(StrEnum):
+    same = "same"
+    nifti = "nifti"
+
+
+def predict(
+    inputs: Annotated[list[Path], typer.Argument(metavar="INPUT...", help="Scans, or folders of them.")],
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="A file for one case, else a folder.")] = None,
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    model: Annotated[
+        list[Path] | None,
+        typer.Option("-m", "--model", help="Model folder or zip, instead of -w; given again, another to average with."),
+    ] = None,
+    configuration: ConfigurationOption = None,
+    fold: Annotated[str | None, typer.Option("--fold", help="Folds to average. [default: all trained]")] = None,
+    device: DeviceOption = "auto",
+    precision: PrecisionOption = "auto",
+    no_mirror: Annotated[bool, typer.Option("--no-mirror", help="Do not average mirrored copies: faster.")] = False,
+    step: Annotated[float, typer.Option(help="Distance of windows as part of the patch.")] = 0.5,
+    max_ram: Annotated[str | None, typer.Option("--max-ram", help="Memory not to exceed, such as 8GB.")] = None,
+    max_vram: Annotated[str | None, typer.Option("--max-vram", help="GPU memory not to exceed, such as 6GB.")] = None,
+    estimate: Annotated[
+        bool, typer.Option("--estimate", help="Print the memory and time that each scan will take; predict nothing.")
+    ] = False,
+    probabilities: Annotated[bool, typer.Option("--probabilities", help="Also write CASE.npz.")] = False,
+    uncertainty: Annotated[
+        bool, typer.Option("--uncertainty", help="Also write how undecided the prediction is, in percent, as images.")
+    ] = False,
+    output_format: Annotated[Format, typer.Option("--format", help="File format of masks.")] = Format.same,
+    as_json: JsonOption = False,
+) -> None:
+    """Segment scans: each mask lies on the grid of its scan and is named after its case.
+
+    Example: `medseg predict scans/ -o masks/ -m workspace/models/3d_fullres`
+    """
+    from medseg.errors import CasesFailedError, UsageError
+    from medseg.prediction import (
+        PredictionSettings,
+        Wishes,
+        estimate_cases,
+        jobs_for,
+        load_predictor,
+        predict_files,
+    )
+
+    models = model or [_model_of(workspace, configuration)]
+    folds = None if fold in (None, "all") else parse.folds(fold or "", 1000)
+    wishes = Wishes(probabilities, uncertainty)
+    settings = PredictionSettings(
+        mirror=not no_mirror,
+        step=step,
+        max_ram_bytes=parse.size_bytes(max_ram, "--max-ram") if max_ram else None,
+        max_vram_bytes=parse.size_bytes(max_vram, "--max-vram") if max_vram else None,
+    )
+    if estimate:
+        with Display(quiet=as_json) as display:
+            predictor = load_predictor(models, folds, device, precision, settings)
+            estimates = estimate_cases(predictor, jobs_for(inputs, "", predictor)[0], wishes, progress=display)
+        if as_json:
+            print_json(_estimates_document(estimates))
+        else:
+            typer.echo(_estimates_text(estimates))
+        return
+    if output is None:
+        raise UsageError("predict: where do the masks go? for example: -o masks/")
+    stop = StopOnSignal()
+    with Display(quiet=as_json) as display, stop:
+        result = predict_files(
+            inputs,
+            output,
+            models=models,
+            folds=folds,
+            device=device,
+            precision=precision,
+            settings=settings,
+            wishes=wishes,
+            ending=".nii.gz" if output_format is Format.nifti else None,
+            should_stop=stop,
+            progress=display,
+        )
+    if as_json:
+        print_json(
+            {
+                "cases": {case: str(path) for case, path in result.masks.items()},
+                "failures": dict(result.failures),
+            }
+        )
+        if result.failures:
+            raise typer.Exit(SOME_FAILED)
+        return
+    if result.failures:
+        raise CasesFailedError("predict", result.failures, len(result.failures) + len(result.masks))
+    kept = f" ({len(result.kept)} of them made before)" if result.kept else ""
+    typer.echo(f"{len(result.masks)} masks in {output}{kept}")
+    if stop():
+        typer.echo("stopped; the same command goes on with the cases that are missing")
+
+
+def _model_of(workspace: Path, configuration: str | None) -> Path:
+    from medseg.workspace import Workspace
+
+    opened = Workspace.open(workspace)
+    return opened.model_folder(opened.plan.configuration(configuration).name)
+
+
+def _estimates_text(estimates: Sequence[Estimate]) -> str:
+    """Memory and time of each case as a table for the terminal."""
+    width = max(4, *(len(each.case) for each in estimates))
+    lines = [f"{'case':<{width}}  {'RAM':>9}  {'VRAM':>9}  {'time':>9}"]
+    for each in estimates:
+        ram, vram = (f"{count / 1e9:.2f} GB" for count in (each.need.ram_bytes, each.need.vram_bytes))
+        lines.append(f"{each.case:<{width}}  {ram:>9}  {vram:>9}  {each.seconds:>7.1f} s")
+    return "\n".join(lines)
+
+
+def _estimates_document(estimates: Sequence[Estimate]) -> dict[str, Any]:
+    """The same for programs."""
+    return {
+        each.case: {
+            "ram_bytes": each.need.ram_bytes,
+            "vram_bytes": each.need.vram_bytes,
+            "seconds": round(each.seconds, 2),
+        }
+        for each in estimates
+    }

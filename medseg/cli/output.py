@@ -1,0 +1,65 @@
+"""What verbs print: documents for programs, tables for people."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from medseg.comparing import Comparison
+
+_SHOWN = {
+    "dice": "Dice",
+    "iou": "IoU",
+    "hausdorff95_mm": "HD95 mm",
+    "assd_mm": "ASSD mm",
+    "surface_dice": "surface Dice",
+}
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on stdout."""
+    sys.stdout.write(json.dumps(value, indent=1, allow_nan=False, default=str) + "\n")
+
+
+def print_summary(evaluation: Any) -> None:
+    """The main metrics of an evaluation."""
+    typer.echo(summary_text(evaluation))
+
+
+def summary_text(evaluation: Any) -> str:
+    """Mean of the main metrics of each label over cases, and over labels, as a table for the terminal."""
+    from medseg.evaluation.summary import foreground_mean, summarize
+
+    summary = summarize(evaluation.table)
+    means = summary.pivot(index="label", columns="metric", values="mean").reindex(summary["label"].unique())
+    rows = [(str(label), [means.loc[label, metric] for metric in _SHOWN]) for label in means.index]
+    overall = foreground_mean(summary).set_index("metric")["mean"]
+    rows.append(("mean of labels", [overall[metric] for metric in _SHOWN]))
+    width = max(len(name) for name, _ in rows)
+    lines = ["  ".join([" " * width, *(f"{title:>12}" for title in _SHOWN.values())])]
+    lines += ["  ".join([f"{name:<{width}}", *(f"{value:>12.4f}" for value in values)]) for name, values in rows]
+    return "\n".join(lines)
+
+
+def comparison_text(comparison: Comparison) -> str:
+    """Every pair, label and metric in a line for the terminal, then a sentence a pair and what to know."""
+    from medseg.report.comparison_page import sentences
+
+    lines = []
+    rows = comparison.table.to_dict("records")
+    heads = [f"{row['system']} - {row['against']}" for row in rows]
+    widths = [
+        max((len(str(text)) for text in texts), default=0)
+        for texts in (heads, [row["label"] for row in rows], [row["metric"] for row in rows])
+    ]
+    for head, row in zip(heads, rows, strict=True):
+        lines.append(
+            f"{head:<{widths[0]}}  {row['label']:<{widths[1]}}  {row['metric']:<{widths[2]}}"
+            f"  {row['difference']:>+9.4f}  [{row['low']:+.4f}, {row['high']:+.4f}]  n {row['cases']}"
+            f"  p {row['p_holm']:.3f}  {row['verdict']}"
+        )
+    return "\n".join([*lines, *(f"note: {note}" for note in comparison.notes), *sentences(comparison)])

@@ -1,0 +1,343 @@
+"""What a DICOM file says before its pixels: one frozen value an instance, read in parallel.
+
+No name, number or date of a patient is read, so that none can reach a log, a table or a message.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pydicom
+from pydicom import config
+from pydicom.dataset import Dataset
+from pydicom.tag import Tag
+
+from medseg.dicom.frames import Plane, frames_of, number, numbers, text
+from medseg.errors import FileUnreadableError
+from medseg.progress import Progress, silent
+
+_pydicom_log = logging.getLogger("pydicom")
+_PREAMBLE = 128
+_PIXEL_DATA = (Tag(0x7FE0, 0x0008), Tag(0x7FE0, 0x0009), Tag(0x7FE0, 0x0010))
+# Files without the mark "DICM" begin with an element of one of these groups, whose elements are small.
+_FIRST_GROUPS = (b"\x02\x00", b"\x08\x00", b"\x00\x08")
+_THREADS = 8  # waiting for a disk or a network share, more than computing
+_BEGINNING = 1 << 14  # most headers of classic files are shorter; the others are read from the file itself
+_AT_ONCE = 256
+
+_CSA_IMAGE_HEADER = Tag(0x0029, 0x1010)
+_MOSAIC_COUNT = Tag(0x0019, 0x100A)
+_TAGS: list[Any] = [
+    "SpecificCharacterSet", "ImageType", "SOPClassUID", "SOPInstanceUID", "Modality", "SeriesDescription",
+    "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "SeriesNumber", "InstanceNumber",
+    "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "ImagerPixelSpacing", "SliceThickness",
+    "SpacingBetweenSlices", "RescaleSlope", "RescaleIntercept", "RescaleType", "ModalityLUTSequence", "Units",
+    "EchoTime", "EchoNumbers", "TemporalPositionIdentifier", "TemporalPositionIndex", "TriggerTime", "InversionTime",
+    "FlipAngle", "DiffusionBValue", "DiffusionGradientOrientation", "AcquisitionNumber", "ComplexImageComponent",
+    "NominalPercentageOfCardiacPhase", "FrameReferenceTime", "SeriesTime", "AcquisitionTime",
+    "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration",
+    "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation",
+    "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", _MOSAIC_COUNT, _CSA_IMAGE_HEADER,
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class PixelLayout:
+    """How one file stores its pixels.
+
+    Attributes:
+        rows, columns, samples: size of a frame, and values a pixel (3 for colour).
+        signed: whether stored values are two's complement.
+        offset: where the element with the pixels begins in the file; 0 where the whole file is compressed.
+    """
+
+    rows: int
+    columns: int
+    samples: int
+    frames: int
+    bits_allocated: int
+    bits_stored: int
+    high_bit: int
+    signed: bool
+    photometric: str
+    planar: bool
+    transfer_syntax: str
+    big_endian: bool
+    implicit: bool
+    offset: int
+    kind: str  # "integer", "float" or "double", by the element that holds the pixels
+    has_lookup: bool  # a modality lookup table instead of slope and intercept
+
+
+@dataclass(frozen=True)
+class Mosaic:
+    """A Siemens mosaic: ``count`` slices as tiles of one picture, which follow each other along ``normal`` (LPS)."""
+
+    count: int
+    normal: tuple[float, float, float] | None
+
+
+@dataclass(frozen=True)
+class InstanceHeader:
+    """One DICOM instance without its pixels. Texts are empty and numbers None where the file does not say."""
+
+    path: Path
+    sop_class_uid: str
+    sop_instance_uid: str
+    study_uid: str
+    series_uid: str
+    frame_of_reference_uid: str
+    modality: str
+    description: str
+    series_number: int | None
+    instance_number: int | None
+    image_type: tuple[str, ...]
+    units: str
+    pixels: PixelLayout | None
+    mosaic: Mosaic | None
+    planes: tuple[Plane, ...]
+    per_frame: bool  # whether frames say each where they lie (enhanced multi-frame)
+
+
+@contextmanager
+def quiet_pydicom() -> Iterator[None]:
+    """Values that break the standard pass without a warning, which would quote them (and with them, a patient)."""
+    before, level = config.settings.reading_validation_mode, _pydicom_log.level
+    config.settings.reading_validation_mode = config.IGNORE
+    _pydicom_log.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        config.settings.reading_validation_mode = before
+        _pydicom_log.setLevel(level)
+
+
+def looks_like_dicom(path: Path) -> bool:
+    """Whether a file begins as DICOM does: with its mark, or without it by a first element that is one of DICOM's."""
+    with path.open("rb") as file:
+        return _begins_like_dicom(file.read(_PREAMBLE + 4))
+
+
+def _begins_like_dicom(head: bytes) -> bool:
+    if head[_PREAMBLE : _PREAMBLE + 4] == b"DICM":
+        return True
+    return len(head) >= 8 and head[:2] in _FIRST_GROUPS and head[2:4] != b"\0\0" and _plausible_first_element(head)
+
+
+def _plausible_first_element(head: bytes) -> bool:
+    """Either a value representation of two capitals follows the tag, or a short length does."""
+    order = "big" if head[:2] == b"\x00\x08" else "little"
+    explicit = head[4:6].isalpha() and head[4:6].isupper()
+    return int.from_bytes(head[2:4], order) <= 0x0100 and (explicit or int.from_bytes(head[4:8], order) <= 512)
+
+
+def read_headers(paths: Sequence[Path], progress: Progress = silent) -> tuple[list[InstanceHeader], dict[Path, str]]:
+    """Headers of the files that are DICOM, and for files that look like DICOM and cannot be read, why.
+
+    Other files are in neither. Order is that of ``paths``. The beginnings of files are fetched in parallel, which is
+    what takes long on a network share; taking them apart is Python, which threads would only slow down.
+    """
+    headers: list[InstanceHeader] = []
+    unreadable: dict[Path, str] = {}
+    with quiet_pydicom(), ThreadPoolExecutor(_THREADS) as pool:
+        for start in range(0, len(paths), _AT_ONCE):
+            batch = paths[start : start + _AT_ONCE]
+            for path, beginning in zip(batch, pool.map(_beginning, batch), strict=True):
+                result = beginning if isinstance(beginning, str) else _attempt(path, beginning)
+                if isinstance(result, InstanceHeader):
+                    headers.append(result)
+                elif result:
+                    unreadable[path] = result
+            progress(start + len(batch), len(paths), "reading DICOM headers")
+    return headers, unreadable
+
+
+def _beginning(path: Path) -> bytes | str:
+    """The first bytes of a file, or why it cannot be read."""
+    try:
+        with path.open("rb", buffering=0) as file:
+            return file.read(_BEGINNING)
+    except OSError as error:
+        return f"cannot be read: {error.strerror or error}"
+
+
+def read_header(path: str | os.PathLike[str]) -> InstanceHeader:
+    """The header of one file.
+
+    Raises:
+        FileUnreadableError: it is not DICOM, or damaged.
+    """
+    with quiet_pydicom():
+        beginning = _beginning(Path(path))
+        result = beginning if isinstance(beginning, str) else _attempt(Path(path), beginning)
+    if isinstance(result, InstanceHeader):
+        return result
+    raise FileUnreadableError(result or "is not DICOM; give a DICOM file, or a folder of them")
+
+
+def read_dataset(path: Path, *, pixels: bool = True) -> Dataset:
+    """A whole DICOM file, with or without its pixels. To be called inside :func:`quiet_pydicom`.
+
+    Raises:
+        FileUnreadableError: it is not DICOM, or damaged.
+    """
+    try:
+        dataset = pydicom.dcmread(path, force=True, stop_before_pixels=not pixels)
+        _require_syntax(dataset)
+        return dataset
+    except OSError:
+        raise
+    except Exception as error:
+        raise FileUnreadableError(_damaged(error)) from error
+
+
+def _attempt(path: Path, beginning: bytes) -> InstanceHeader | str | None:
+    """The header, or why there is none; None for a file that does not even look like DICOM."""
+    try:
+        if not _begins_like_dicom(beginning):
+            named = path.suffix.lower() == ".dcm"
+            return "is named .dcm, but its content is not DICOM; copy it again" if named else None
+        if len(beginning) == _BEGINNING:
+            try:
+                header, end = _read(path, io.BytesIO(beginning))
+                # Behind the header the first bytes of the pixels must be here too, or more of it may be missing.
+                if end + 16 <= _BEGINNING:
+                    return header
+            except Exception:  # cut off in the middle of an element: nothing is known yet
+                pass
+        with path.open("rb") as file:
+            return _read(path, file)[0]
+    except OSError as error:
+        return f"cannot be read: {error.strerror or error}"
+    except FileUnreadableError as error:
+        return str(error)
+    except Exception as error:  # pydicom meets damage with errors of every type
+        return _damaged(error)
+
+
+def _damaged(error: Exception) -> str:
+    # The text of the error may quote a value of the file, so only its type is passed on.
+    return f"is damaged DICOM ({type(error).__name__} while its header was read); copy or export it again"
+
+
+def _require_syntax(dataset: Dataset) -> None:
+    """Files without a transfer syntax are in the one that pydicom found by looking."""
+    if not getattr(dataset, "file_meta", None):
+        dataset.file_meta = pydicom.dataset.FileMetaDataset()
+    if "TransferSyntaxUID" not in dataset.file_meta:
+        implicit, little = dataset.original_encoding
+        syntax = "1.2.840.10008.1.2" if implicit else "1.2.840.10008.1.2.1" if little else "1.2.840.10008.1.2.2"
+        dataset.file_meta.TransferSyntaxUID = pydicom.uid.UID(syntax)
+
+
+def _read(path: Path, file: BinaryIO) -> tuple[InstanceHeader, int]:
+    """The header in an open file, and the offset behind it."""
+    dataset = pydicom.dcmread(file, force=True, stop_before_pixels=True, specific_tags=_TAGS)
+    end = offset = file.tell()
+    _require_syntax(dataset)
+    syntax = str(dataset.file_meta.TransferSyntaxUID)
+    following = _tag(file.read(4), syntax != "1.2.840.10008.1.2.2")
+    if syntax == "1.2.840.10008.1.2.1.99":  # deflated: offsets in the file mean nothing
+        offset, following = 0, _PIXEL_DATA[2]
+    pixels = _layout(dataset, syntax, offset, following) if following in _PIXEL_DATA else None
+    mosaic = _mosaic(dataset)
+    planes, per_frame = frames_of(dataset, path, 1 if pixels is None else pixels.frames)
+    header = InstanceHeader(
+        path=path,
+        sop_class_uid=text(dataset, "SOPClassUID") or str(dataset.file_meta.get("MediaStorageSOPClassUID", "")),
+        sop_instance_uid=text(dataset, "SOPInstanceUID"),
+        study_uid=text(dataset, "StudyInstanceUID"),
+        series_uid=text(dataset, "SeriesInstanceUID"),
+        frame_of_reference_uid=text(dataset, "FrameOfReferenceUID"),
+        modality=text(dataset, "Modality"),
+        description=text(dataset, "SeriesDescription"),
+        series_number=_whole(dataset, "SeriesNumber"),
+        instance_number=_whole(dataset, "InstanceNumber"),
+        image_type=tuple(part for part in text(dataset, "ImageType").split("\\") if part),
+        units=text(dataset, "Units"),
+        pixels=pixels,
+        mosaic=mosaic,
+        planes=planes,
+        per_frame=per_frame,
+    )
+    return header, end
+
+
+def _tag(four: bytes, little: bool) -> int | None:
+    order = "little" if little else "big"
+    if len(four) < 4:
+        return None
+    return Tag(int.from_bytes(four[:2], order), int.from_bytes(four[2:], order))  # type: ignore[arg-type]
+
+
+def _layout(dataset: Dataset, syntax: str, offset: int, tag: int) -> PixelLayout | None:
+    rows, columns = _whole(dataset, "Rows"), _whole(dataset, "Columns")
+    frames = 1
+    if text(dataset, "NumberOfFrames"):
+        counted = _whole(dataset, "NumberOfFrames")
+        if counted is None or counted < 1:
+            raise FileUnreadableError("its number of frames is no number above 0; export it again")
+        frames = counted
+    kinds = {_PIXEL_DATA[0]: "float", _PIXEL_DATA[1]: "double", _PIXEL_DATA[2]: "integer"}
+    allocated = _whole(dataset, "BitsAllocated") or {"float": 32, "double": 64}.get(kinds[tag])
+    if not rows or not columns or not allocated:
+        raise FileUnreadableError("says no size of its picture (rows, columns, bits allocated); export it again")
+    stored = _whole(dataset, "BitsStored") or allocated
+    return PixelLayout(
+        rows=rows,
+        columns=columns,
+        samples=_whole(dataset, "SamplesPerPixel") or 1,
+        frames=frames,
+        bits_allocated=allocated,
+        bits_stored=min(stored, allocated),
+        high_bit=_whole(dataset, "HighBit") or min(stored, allocated) - 1,
+        signed=_whole(dataset, "PixelRepresentation") == 1,
+        photometric=text(dataset, "PhotometricInterpretation") or "MONOCHROME2",
+        planar=_whole(dataset, "PlanarConfiguration") == 1,
+        transfer_syntax=syntax,
+        big_endian=syntax == "1.2.840.10008.1.2.2",
+        implicit=syntax == "1.2.840.10008.1.2",
+        offset=offset,
+        kind=kinds[tag],
+        has_lookup=bool(dataset.get("ModalityLUTSequence")),
+    )
+
+
+def _whole(dataset: Dataset, keyword: str) -> int | None:
+    value = number(dataset, keyword)
+    return None if value is None else int(value)
+
+
+def _mosaic(dataset: Dataset) -> Mosaic | None:
+    if "MOSAIC" not in text(dataset, "ImageType").split("\\"):
+        return None
+    count, normal = None, None
+    element = dataset.get(_CSA_IMAGE_HEADER)
+    if element is not None and isinstance(element.value, bytes):
+        from nibabel.nicom import csareader
+
+        try:
+            csa = csareader.read(element.value)["tags"]
+            normal = tuple(float(value) for value in csa["SliceNormalVector"]["items"]) or None
+            count = int(csa["NumberOfImagesInMosaic"]["items"][0])
+        except (KeyError, IndexError, ValueError, csareader.CSAError):
+            pass  # the plain element below may still say it
+    if count is None and (element := dataset.get(_MOSAIC_COUNT)) is not None:
+        values = numbers(element.value)
+        if not values and isinstance(element.value, bytes) and len(element.value) == 2:
+            values = (float(int.from_bytes(element.value, "little")),)
+        count = int(values[0]) if values else None
+    if count is None:
+        return None
+    return Mosaic(count, (normal[0], normal[1], normal[2]) if normal and len(normal) == 3 else None)

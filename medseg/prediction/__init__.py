@@ -1,0 +1,29 @@
+"""Prediction: a warm ``Predictor`` for scans in memory, and cases from files to files."""
+
+from medseg.prediction.estimating import Estimate, estimate_cases
+from medseg.prediction.files import Job, Predictions, jobs_for, predict_cases, predict_files
+from medseg.prediction.memory import Need, require_memory
+from medseg.prediction.models import load_predictor, open_model
+from medseg.prediction.outputs import Wishes
+from medseg.prediction.predictor import Extras, Predictor, Source
+from medseg.prediction.settings import DEFAULT_SETTINGS, PredictionSettings
+
+__all__ = [
+    "DEFAULT_SETTINGS",
+    "Estimate",
+    "Extras",
+    "Job",
+    "Need",
+    "PredictionSettings",
+    "Predictions",
+    "Predictor",
+    "Source",
+    "Wishes",
+    "estimate_cases",
+    "jobs_for",
+    "load_predictor",
+    "open_model",
+    "predict_cases",
+    "predict_files",
+    "require_memory",
+]

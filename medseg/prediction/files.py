@@ -1,0 +1,289 @@
+"""Cases from files to files: each mask appears whole or not at all, and a bad scan does not stop the others."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from medseg import documents, io
+from medseg.errors import DocumentError, MedsegError, StorageError, UsageError
+from medseg.parallel import describe
+from medseg.prediction.memory import require_memory
+from medseg.prediction.models import ModelPath, load_predictor
+from medseg.prediction.outputs import NO_WISHES, Wishes, extras_for
+from medseg.prediction.predictor import Predictor
+from medseg.prediction.settings import DEFAULT_SETTINGS, PredictionSettings
+from medseg.progress import Progress, silent
+from medseg.scans import find_scans
+from medseg.volume import LabelVolume, Volume
+
+RECORD_FILE = "predictions.json"
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One scan to predict.
+
+    Attributes:
+        images: its files, one a channel or one with all.
+        output: where the mask goes.
+        previous: in a cascade the mask of the stage before; predicted if there is none.
+    """
+
+    case: str
+    images: tuple[Path, ...]
+    output: Path
+    previous: Path | None = None
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What became of each case: the mask's file, or one line saying why there is none.
+
+    Attributes:
+        kept: cases whose masks an earlier run had made of the same scan with the same model and settings.
+    """
+
+    masks: dict[str, Path]
+    failures: dict[str, str]
+    kept: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Record:
+    """What ``predictions.json`` beside masks holds: what each of them was made from, so that a run can go on."""
+
+    version: Literal[1] = 1
+    keys: dict[str, str] = field(default_factory=dict)
+
+
+def predict_files(
+    inputs: Sequence[str | os.PathLike[str]],
+    output: str | os.PathLike[str],
+    *,
+    models: Sequence[ModelPath],
+    folds: Sequence[int | str] | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    settings: PredictionSettings = DEFAULT_SETTINGS,
+    wishes: Wishes = NO_WISHES,
+    ending: str | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+    progress: Progress = silent,
+) -> Predictions:
+    """Predict files and folders of scans into a file (for one case) or a folder (masks named after their cases).
+
+    In a folder, masks that an earlier run has made of the same scans with the same model and settings are kept, so the
+    same command goes on where it was stopped.
+
+    Args:
+        models: model folders or zips; the probabilities of several are averaged.
+        wishes: what to write beside the masks.
+        ending: of the masks, such as ``.nii.gz``; by default that of the scan.
+
+    Raises:
+        UsageError: no scans, several scans for one output file, or a case without all its channels.
+        ModelError: a model is missing, damaged, or does not fit its plan.
+    """
+    predictor = load_predictor(models, folds, device, precision, settings)
+    jobs, folder = jobs_for(inputs, output, predictor, ending)
+    if folder is None:
+        return predict_cases(predictor, jobs, wishes=wishes, should_stop=should_stop, progress=progress)
+    run = _run_key(predictor, wishes)
+    keys = {job.case: _job_key(run, job) for job in jobs}
+    known = _load_record(folder).keys
+    kept = [
+        job
+        for job in jobs
+        if known.get(job.output.name) == keys[job.case]
+        and all(path.is_file() for path in (job.output, *wishes.paths(job.output, job.case, predictor)))
+    ]
+    if kept:
+        log.info("%d masks are there already, made from the same scans with the same model and settings", len(kept))
+
+    def note(job: Job) -> None:
+        known[job.output.name] = keys[job.case]
+        documents.save(Record(keys=known), folder / RECORD_FILE)
+
+    waiting = [job for job in jobs if job not in kept]
+    done = predict_cases(predictor, waiting, wishes=wishes, should_stop=should_stop, note=note, progress=progress)
+    masks = {job.case: job.output for job in kept} | done.masks
+    return Predictions(masks, done.failures, tuple(job.case for job in kept))
+
+
+def jobs_for(
+    inputs: Sequence[str | os.PathLike[str]],
+    output: str | os.PathLike[str],
+    predictor: Predictor,
+    ending: str | None = None,
+) -> tuple[list[Job], Path | None]:
+    """The scans in the inputs as jobs, and the folder of the masks unless a file is asked for.
+
+    Raises:
+        UsageError: no scans, several scans for one output file, or a case without all its channels.
+    """
+    scans = find_scans([Path(path) for path in inputs], len(predictor.plan.channels))
+    target = Path(output)
+    if io.is_image_name(target) and not target.is_dir():
+        if len(scans) != 1:
+            raise UsageError(f"-o {target}: {len(scans)} scans need a folder, found the name of a file")
+        return [Job(scans[0].case, scans[0].images, target)], None
+    return [
+        Job(scan.case, scan.images, target / f"{scan.case}{ending or io.mask_ending(scan.images[0])}") for scan in scans
+    ], target
+
+
+def predict_cases(
+    predictor: Predictor,
+    jobs: Sequence[Job],
+    *,
+    wishes: Wishes = NO_WISHES,
+    should_stop: Callable[[], bool] = lambda: False,
+    note: Callable[[Job], None] | None = None,
+    progress: Progress = silent,
+) -> Predictions:
+    """Predict scans one after the other; each mask appears whole or not at all, a bad scan does not stop the others.
+
+    While one is computed, threads read the next and write the one before; not where memory is limited, since each would
+    take its part of it.
+
+    Args:
+        should_stop: asked before every scan; once true, the rest is left.
+        note: told of each case whose mask is written.
+
+    Raises:
+        StorageError: nothing can be written there.
+    """
+    masks: dict[str, Path] = {}
+    failures: dict[str, str] = {}
+    limited = (predictor.settings.max_ram_bytes, predictor.settings.max_vram_bytes) != (None, None)
+    progress(0, len(jobs), "predicting")
+
+    def collect(job: Job, written: Future[None], started: float) -> None:
+        try:
+            written.result()
+        except StorageError:
+            raise
+        except (MedsegError, MemoryError, RuntimeError) as error:
+            failures[job.case] = _in_words(error).removeprefix(f"{job.case}: ")
+            log.warning("%s: %s", job.case, failures[job.case])
+        else:
+            masks[job.case] = job.output
+            if note is not None:
+                note(job)
+            log.info("%s: %.1f s", job.case, time.monotonic() - started)
+
+    with ThreadPoolExecutor(1, "read") as reading, ThreadPoolExecutor(1, "write") as writing:
+        pending: tuple[Job, Future[None], float] | None = None
+        volumes = _ahead(predictor, jobs, wishes, reading, limited)
+        for number, job in enumerate(jobs):
+            if should_stop():
+                break
+            started = time.monotonic()
+            written: Future[None] = Future()
+            try:
+                volume = next(volumes).result()
+                within = _within(progress, number, len(jobs), job.case)
+                written = _predict_case(predictor, job, volume, wishes, writing, within)
+                del volume
+            except (MedsegError, MemoryError, RuntimeError) as error:
+                written.set_exception(error)
+            if pending is not None:
+                collect(*pending)
+            pending = (job, written, started)
+            if limited or written.done():
+                collect(*pending)
+                pending = None
+            progress(number + 1, len(jobs), "predicting")
+        if pending is not None:
+            collect(*pending)
+    return Predictions(masks, failures)
+
+
+def _ahead(
+    predictor: Predictor, jobs: Sequence[Job], wishes: Wishes, reading: ThreadPoolExecutor, limited: bool
+) -> Iterator[Future[Volume]]:
+    """Each job's scan, the next one already being read."""
+
+    def start(job: Job) -> Future[Volume]:
+        return reading.submit(_read, predictor, job, wishes, limited)
+
+    coming = None if limited or not jobs else start(jobs[0])
+    for number, job in enumerate(jobs):
+        current = coming or start(job)
+        coming = start(jobs[number + 1]) if not limited and number + 1 < len(jobs) else None
+        yield current
+
+
+def _read(predictor: Predictor, job: Job, wishes: Wishes, limited: bool) -> Volume:
+    if limited:
+        require_memory(predictor, io.probe(job.images[0]), str(job.images[0]), wishes.wanted(predictor))
+    return io.read(job.images, channels=len(predictor.plan.channels))
+
+
+def _predict_case(
+    predictor: Predictor, job: Job, volume: Volume, wishes: Wishes, writing: ThreadPoolExecutor, progress: Progress
+) -> Future[None]:
+    """The mask of a case; being written when this returns."""
+    previous = None if job.previous is None else io.read_labels(job.previous)
+    with extras_for(wishes, predictor, volume, job.output, job.case) as extras:
+        mask = predictor.segment(volume, case=job.case, previous=previous, extras=extras, progress=progress)
+    return writing.submit(_write, mask, job)
+
+
+def _write(mask: LabelVolume, job: Job) -> None:
+    io.write(mask, job.output, like=job.images[0])
+
+
+def _in_words(error: BaseException) -> str:
+    if isinstance(error, torch.OutOfMemoryError):
+        return "the GPU has no room for a single window; use --device cpu, or a model planned for less memory"
+    return describe(error)
+
+
+def _load_record(folder: Path) -> Record:
+    """What earlier runs have made; nothing if that cannot be told."""
+    try:
+        return documents.load(Record, folder / RECORD_FILE)
+    except DocumentError:
+        return Record()
+
+
+def _run_key(predictor: Predictor, wishes: Wishes) -> str:
+    """Changes whenever any mask could: with the weights, the plan and the settings."""
+    digest = hashlib.sha256(repr((predictor.settings.mirror, predictor.settings.step, wishes)).encode())
+    for member in predictor.members:
+        digest.update(documents.to_text(member.model.plan).encode())
+        digest.update(repr((member.configuration.name, member.precision, member.device.type)).encode())
+        for network in member.networks:
+            for name, tensor in network.state_dict().items():
+                digest.update(name.encode())
+                digest.update(tensor.cpu().contiguous().view(torch.uint8).numpy())
+    for stage in predictor.previous:
+        digest.update(b"" if stage is None else _run_key(stage, wishes).encode())
+    return digest.hexdigest()
+
+
+def _job_key(run: str, job: Job) -> str:
+    stamps = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in job.images]
+    return hashlib.sha256(repr((run, stamps)).encode()).hexdigest()
+
+
+def _within(progress: Progress, number: int, cases: int, case: str) -> Progress:
+    """Progress of one case as a part of all cases."""
+
+    def report(done: float, total: float, what: str) -> None:
+        progress(number + 0.95 * done / max(total, 1), cases, f"{what}: {case}")
+
+    return report

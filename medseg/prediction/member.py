@@ -1,0 +1,122 @@
+"""The folds of one model on a device: logits of a scan, slab by slab, as the mean over folds and mirrored copies."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from medseg.device import Precision, autocast, prediction_precision
+from medseg.model import Model, input_channels
+from medseg.planning.plan import Configuration
+from medseg.preprocessing import PreparedPlanes
+from medseg.progress import Progress, silent
+from medseg.stitching import stitch, window_starts
+
+# Windows are computed together up to so many voxels, mirrored copies not counted; larger batches are no faster.
+BATCH_VOXELS = {"cpu": 300_000, "cuda": 8_000_000, "mps": 2_000_000}
+
+
+@dataclass(frozen=True)
+class Placement:
+    """How windows are computed: so many together, and on which device their logits are summed."""
+
+    together: int
+    sums_device: torch.device
+
+
+class Member:
+    """A model on a device, warm for many scans.
+
+    Args:
+        precision: a name as on the command line.
+
+    Raises:
+        UsageError: the machine has no such precision.
+        ModelError: the weights do not fit the plan.
+    """
+
+    def __init__(self, model: Model, device: torch.device, precision: str, mirror: bool, step: float) -> None:
+        self.model = model
+        self.device = device
+        self.step = step
+        self.precision: Precision = prediction_precision(precision, device, model.precision)
+        self.networks = tuple(network.to(device) for network in model.build_networks())
+        axes = tuple(2 + axis for axis in model.mirror_axes) if mirror else ()
+        self.flips = [flip for count in range(len(axes) + 1) for flip in itertools.combinations(axes, count)]
+
+    @property
+    def configuration(self) -> Configuration:
+        """What the networks were trained for."""
+        return self.model.configuration
+
+    @property
+    def inputs(self) -> int:
+        """Channels that each network sees."""
+        return input_channels(self.model.plan, self.configuration)
+
+    @property
+    def outputs(self) -> int:
+        """Channels of each network's output."""
+        return self.model.plan.labels.output_count
+
+    def placement(self) -> Placement:
+        """The fastest way to compute windows where memory does not matter."""
+        voxels = BATCH_VOXELS.get(self.device.type, BATCH_VOXELS["cpu"])
+        return Placement(max(1, voxels // math.prod(self.configuration.patch_size)), self.device)
+
+    def windows(self, shape: tuple[int, int, int]) -> int:
+        """Windows of a prepared scan of ``shape`` voxels (Z, Y, X)."""
+        patch = self.configuration.patch_size
+        starts = window_starts(shape[-len(patch) :], patch, self.step)
+        return math.prod(map(len, starts)) * (shape[0] if len(patch) == 2 else 1)
+
+    def slabs(
+        self, scan: PreparedPlanes, placement: Placement, *, apart: bool = False, progress: Progress = silent
+    ) -> Iterator[torch.Tensor]:
+        """Consecutive slabs of float32 logits, each valid until the next: means (K, n, Y, X), or all folds' one after
+        the other (folds x K, n, Y, X) if they are wanted ``apart``."""
+        outputs = self.outputs * (len(self.networks) if apart else 1)
+        planes = scan.shape[1]
+        slabs = stitch(
+            scan,
+            self.configuration.patch_size,
+            self.step,
+            outputs,
+            self._folds_apart if apart else self.window_logits,
+            together=placement.together,
+            device=self.device,
+            sums_device=placement.sums_device,
+        )
+        done = 0
+        while True:
+            with torch.inference_mode():  # entered anew for each slab: a generator would leave it open for its caller
+                slab = next(slabs, None)
+            if slab is None:
+                return
+            done += slab.shape[1]
+            progress(done, planes, "predicting")
+            yield slab
+
+    def window_logits(self, batch: torch.Tensor) -> torch.Tensor:
+        """Mean float32 logits (B, K, ...) of windows (B, C, ...) over folds and mirrored copies."""
+        total = self._fold_logits(self.networks[0], batch)
+        for network in self.networks[1:]:
+            total += self._fold_logits(network, batch)
+        return total / len(self.networks)
+
+    def _folds_apart(self, batch: torch.Tensor) -> torch.Tensor:
+        return torch.cat([self._fold_logits(network, batch) for network in self.networks], dim=1)
+
+    def _fold_logits(self, network: torch.nn.Module, batch: torch.Tensor) -> torch.Tensor:
+        total: torch.Tensor | None = None
+        with autocast(self.device, self.precision):
+            for flip in self.flips:
+                logits = network(batch.flip(flip) if flip else batch).float()
+                logits = logits.flip(flip) if flip else logits
+                total = logits if total is None else total.add_(logits)
+        assert total is not None
+        return total / len(self.flips)
