@@ -17,6 +17,7 @@ import torch
 from medseg import documents, io
 from medseg.errors import DocumentError, MedsegError, StorageError, UsageError
 from medseg.parallel import describe
+from medseg.postprocessing import Step, apply
 from medseg.prediction.memory import require_memory
 from medseg.prediction.models import ModelPath, load_predictor
 from medseg.prediction.outputs import NO_WISHES, Wishes, extras_for
@@ -77,6 +78,7 @@ def predict_files(
     device: str = "auto",
     precision: str = "auto",
     settings: PredictionSettings = DEFAULT_SETTINGS,
+    steps: Sequence[Step] = (),
     wishes: Wishes = NO_WISHES,
     ending: str | None = None,
     should_stop: Callable[[], bool] = lambda: False,
@@ -89,6 +91,7 @@ def predict_files(
 
     Args:
         models: model folders or zips; the probabilities of several are averaged.
+        steps: what is done to each mask before it is written, in this order.
         wishes: what to write beside the masks.
         ending: of the masks, such as ``.nii.gz``; by default that of the scan.
 
@@ -99,8 +102,8 @@ def predict_files(
     predictor = load_predictor(models, folds, device, precision, settings)
     jobs, folder = jobs_for(inputs, output, predictor, ending)
     if folder is None:
-        return predict_cases(predictor, jobs, wishes=wishes, should_stop=should_stop, progress=progress)
-    run = _run_key(predictor, wishes)
+        return predict_cases(predictor, jobs, steps=steps, wishes=wishes, should_stop=should_stop, progress=progress)
+    run = _run_key(predictor, wishes, steps)
     keys = {job.case: _job_key(run, job) for job in jobs}
     known = _load_record(folder).keys
     kept = [
@@ -117,7 +120,9 @@ def predict_files(
         documents.save(Record(keys=known), folder / RECORD_FILE)
 
     waiting = [job for job in jobs if job not in kept]
-    done = predict_cases(predictor, waiting, wishes=wishes, should_stop=should_stop, note=note, progress=progress)
+    done = predict_cases(
+        predictor, waiting, steps=steps, wishes=wishes, should_stop=should_stop, note=note, progress=progress
+    )
     masks = {job.case: job.output for job in kept} | done.masks
     return Predictions(masks, done.failures, tuple(job.case for job in kept))
 
@@ -148,6 +153,7 @@ def predict_cases(
     predictor: Predictor,
     jobs: Sequence[Job],
     *,
+    steps: Sequence[Step] = (),
     wishes: Wishes = NO_WISHES,
     should_stop: Callable[[], bool] = lambda: False,
     note: Callable[[Job], None] | None = None,
@@ -159,6 +165,7 @@ def predict_cases(
     take its part of it.
 
     Args:
+        steps: what is done to each mask before it is written, in this order.
         should_stop: asked before every scan; once true, the rest is left.
         note: told of each case whose mask is written.
 
@@ -195,7 +202,7 @@ def predict_cases(
             try:
                 volume = next(volumes).result()
                 within = _within(progress, number, len(jobs), job.case)
-                written = _predict_case(predictor, job, volume, wishes, writing, within)
+                written = _predict_case(predictor, job, volume, steps, wishes, writing, within)
                 del volume
             except (MedsegError, MemoryError, RuntimeError) as error:
                 written.set_exception(error)
@@ -233,17 +240,23 @@ def _read(predictor: Predictor, job: Job, wishes: Wishes, limited: bool) -> Volu
 
 
 def _predict_case(
-    predictor: Predictor, job: Job, volume: Volume, wishes: Wishes, writing: ThreadPoolExecutor, progress: Progress
+    predictor: Predictor,
+    job: Job,
+    volume: Volume,
+    steps: Sequence[Step],
+    wishes: Wishes,
+    writing: ThreadPoolExecutor,
+    progress: Progress,
 ) -> Future[None]:
     """The mask of a case; being written when this returns."""
     previous = None if job.previous is None else io.read_labels(job.previous)
     with extras_for(wishes, predictor, volume, job.output, job.case) as extras:
         mask = predictor.segment(volume, case=job.case, previous=previous, extras=extras, progress=progress)
-    return writing.submit(_write, mask, job)
+    return writing.submit(_write, mask, steps, predictor.plan.labels.background, job)
 
 
-def _write(mask: LabelVolume, job: Job) -> None:
-    io.write(mask, job.output, like=job.images[0])
+def _write(mask: LabelVolume, steps: Sequence[Step], background: int, job: Job) -> None:
+    io.write(apply(steps, mask, background), job.output, like=job.images[0])
 
 
 def _in_words(error: BaseException) -> str:
@@ -260,9 +273,9 @@ def _load_record(folder: Path) -> Record:
         return Record()
 
 
-def _run_key(predictor: Predictor, wishes: Wishes) -> str:
+def _run_key(predictor: Predictor, wishes: Wishes, steps: Sequence[Step]) -> str:
     """Changes whenever any mask could: with the weights, the plan and the settings."""
-    digest = hashlib.sha256(repr((predictor.settings.mirror, predictor.settings.step, wishes)).encode())
+    digest = hashlib.sha256(repr((predictor.settings.mirror, predictor.settings.step, wishes, tuple(steps))).encode())
     for member in predictor.members:
         digest.update(documents.to_text(member.model.plan).encode())
         digest.update(repr((member.configuration.name, member.precision, member.device.type)).encode())
@@ -271,7 +284,7 @@ def _run_key(predictor: Predictor, wishes: Wishes) -> str:
                 digest.update(name.encode())
                 digest.update(tensor.cpu().contiguous().view(torch.uint8).numpy())
     for stage in predictor.previous:
-        digest.update(b"" if stage is None else _run_key(stage, wishes).encode())
+        digest.update(b"" if stage is None else _run_key(stage, wishes, ()).encode())
     return digest.hexdigest()
 
 

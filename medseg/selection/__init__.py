@@ -22,7 +22,7 @@ from medseg.selection.measuring import VALIDATION_FOLDER, HeldOut, case_dice, he
 from medseg.selection.rules import Rule, choose_model, mean_dice, steps_beyond_noise, steps_of_nnunet
 from medseg.workspace import Workspace
 
-__all__ = ["HeldOut", "Rule", "choose_best", "held_out_cases"]
+__all__ = ["HeldOut", "Rule", "choose_best", "held_out_cases", "probabilities_of"]
 
 
 def choose_best(

@@ -9,7 +9,14 @@ import typer
 
 from medseg.cli import parse
 from medseg.cli.display import Display
-from medseg.cli.options import DEFAULT_WORKSPACE, JsonOption, WorkersOption, WorkspaceOption
+from medseg.cli.options import (
+    DEFAULT_WORKSPACE,
+    DeviceOption,
+    JsonOption,
+    PrecisionOption,
+    WorkersOption,
+    WorkspaceOption,
+)
 from medseg.cli.output import print_json
 
 
@@ -23,18 +30,25 @@ def best(
     rule: Annotated[
         ChoiceRule, typer.Option("--rule", help="noise: more only where it is better beyond noise; nnunet: by means.")
     ] = ChoiceRule.noise,
+    device: DeviceOption = "auto",
+    precision: PrecisionOption = "auto",
     workers: WorkersOption = "0",
     as_json: JsonOption = False,
 ) -> None:
-    """After cross-validation, choose the model and the steps after prediction; `medseg predict -w` then follows it.
+    """After cross-validation, choose the model and the steps after prediction; `medseg predict -w` then follows.
 
     Example: `medseg best -w workspace`
     """
     from medseg import documents
+    from medseg.crossvalidation import predict_held_out
     from medseg.selection import choose_best
+    from medseg.workspace import Workspace
 
+    opened = Workspace.open(workspace)
     with Display(quiet=as_json) as display:
-        chosen = choose_best(workspace, rule.value, workers=parse.workers(workers), progress=display)
+        if len(opened.plan.configurations) > 1:  # pairs are averaged as probabilities
+            predict_held_out(opened, device=device, precision=precision, progress=display)
+        chosen = choose_best(opened, rule.value, workers=parse.workers(workers), progress=display)
     if as_json:
         print_json(documents.to_json(chosen))
         return
