@@ -3,10 +3,10 @@
     python -m benchmarks.nnunet_models FOLDER... --images IMAGES
 
 Each folder is a trained-model folder with nnU-Net's predictions beside: ``predictions_tta`` (mirrored copies averaged)
-and ``predictions_notta``, masks and, for some of them, ``--save_probabilities`` files. nnU-Net keeps the sums of its windows' weighted
-logits in half precision, and divides by half-precision weights that are 6e-8 far from a window's centre. The last
-column repeats that arithmetic with this package's network, resampling and everything else: what then remains of the
-difference in probability has other reasons.
+and ``predictions_notta``, masks and, for some of them, ``--save_probabilities`` files. nnU-Net keeps the sums of its
+windows' weighted logits in half precision, and divides by half-precision weights that are 6e-8 far from a window's
+centre. The last column repeats that arithmetic with this package's network, resampling and everything else: what then
+remains of the difference in probability has other reasons.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Resampling plane by plane: the values of the functions for whole arrays, however the planes come and are asked for."""
+"""Resampling plane by plane: the values of the functions for whole arrays, however planes come and are asked for."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 
 import pytest
@@ -31,7 +32,7 @@ few = settings(max_examples=60, deadline=None)
 
 def cut(size: int, at: Sequence[int]) -> list[tuple[int, int]]:
     edges = sorted({0, size, *(place for place in at if place < size)})
-    return list(zip(edges, edges[1:], strict=False))
+    return list(itertools.pairwise(edges))
 
 
 def one_buffer(logits: torch.Tensor, at: Sequence[int]) -> Iterator[torch.Tensor]:

@@ -18,6 +18,7 @@ from medseg import dicom, documents, io
 from medseg.dicom.mask_writing import MaskFormat
 from medseg.errors import DocumentError, MedsegError, StorageError, UsageError
 from medseg.parallel import describe
+from medseg.postprocessing import Step, apply
 from medseg.prediction import dicom_masks
 from medseg.prediction.memory import require_memory
 from medseg.prediction.models import ModelPath, load_predictor
@@ -83,6 +84,7 @@ def predict_files(
     device: str = "auto",
     precision: str = "auto",
     settings: PredictionSettings = DEFAULT_SETTINGS,
+    steps: Sequence[Step] = (),
     wishes: Wishes = NO_WISHES,
     ending: str | None = None,
     choice: dicom.Choice = dicom.ANY,
@@ -97,6 +99,7 @@ def predict_files(
 
     Args:
         models: model folders or zips; the probabilities of several are averaged.
+        steps: what is done to each mask before it is written, in this order.
         wishes: what to write beside the masks.
         ending: of the masks, such as ``.nii.gz``; by default that of the scan.
         choice: which series of DICOM folders are predicted, and how they are read.
@@ -111,8 +114,8 @@ def predict_files(
     predictor = load_predictor(models, folds, device, precision, settings)
     jobs, folder = jobs_for(inputs, output, predictor, ending, format, choice, progress=progress)
     if folder is None:
-        return predict_cases(predictor, jobs, wishes=wishes, should_stop=should_stop, progress=progress)
-    run = _run_key(predictor, wishes)
+        return predict_cases(predictor, jobs, steps=steps, wishes=wishes, should_stop=should_stop, progress=progress)
+    run = _run_key(predictor, wishes, steps)
     keys = {job.case: _job_key(run, job) for job in jobs}
     known = _load_record(folder).keys
     kept = [
@@ -130,7 +133,9 @@ def predict_files(
         documents.save(Record(keys=known), folder / RECORD_FILE)
 
     waiting = [job for job in jobs if job not in kept]
-    done = predict_cases(predictor, waiting, wishes=wishes, should_stop=should_stop, note=note, progress=progress)
+    done = predict_cases(
+        predictor, waiting, steps=steps, wishes=wishes, should_stop=should_stop, note=note, progress=progress
+    )
     masks = {job.case: job.output for job in kept} | done.masks
     return Predictions(masks, done.failures, tuple(job.case for job in kept))
 
@@ -175,6 +180,7 @@ def predict_cases(
     predictor: Predictor,
     jobs: Sequence[Job],
     *,
+    steps: Sequence[Step] = (),
     wishes: Wishes = NO_WISHES,
     should_stop: Callable[[], bool] = lambda: False,
     note: Callable[[Job], None] | None = None,
@@ -186,6 +192,7 @@ def predict_cases(
     take its part of it.
 
     Args:
+        steps: what is done to each mask before it is written, in this order.
         should_stop: asked before every scan; once true, the rest is left.
         note: told of each case whose mask is written.
 
@@ -222,7 +229,7 @@ def predict_cases(
             try:
                 volume = next(volumes).result()
                 within = _within(progress, number, len(jobs), job.case)
-                written = _predict_case(predictor, job, volume, wishes, writing, within)
+                written = _predict_case(predictor, job, volume, steps, wishes, writing, within)
                 del volume
             except (MedsegError, MemoryError, RuntimeError) as error:
                 written.set_exception(error)
@@ -260,13 +267,19 @@ def _read(predictor: Predictor, job: Job, wishes: Wishes, limited: bool) -> Volu
 
 
 def _predict_case(
-    predictor: Predictor, job: Job, volume: Volume, wishes: Wishes, writing: ThreadPoolExecutor, progress: Progress
+    predictor: Predictor,
+    job: Job,
+    volume: Volume,
+    steps: Sequence[Step],
+    wishes: Wishes,
+    writing: ThreadPoolExecutor,
+    progress: Progress,
 ) -> Future[None]:
     """The mask of a case; being written when this returns."""
     previous = None if job.previous is None else io.read_labels(job.previous)
     with extras_for(wishes, predictor, volume, job.output, job.case) as extras:
         mask = predictor.segment(volume, case=job.case, previous=previous, extras=extras, progress=progress)
-    return writing.submit(_write, predictor, mask, job)
+    return writing.submit(_write, predictor, apply(steps, mask, predictor.plan.labels.background), job)
 
 
 def _write(predictor: Predictor, mask: LabelVolume, job: Job) -> None:
@@ -292,11 +305,11 @@ def _load_record(folder: Path) -> Record:
         return Record()
 
 
-def _run_key(predictor: Predictor, wishes: Wishes) -> str:
+def _run_key(predictor: Predictor, wishes: Wishes, steps: Sequence[Step]) -> str:
     """Changes whenever any mask could: with the weights, the plan and the settings."""
     parts = [(member.model.digest, member.precision, member.device.type) for member in predictor.members]
     settings = predictor.settings
-    return hashlib.sha256(repr((settings.mirror, settings.step, wishes, parts)).encode()).hexdigest()
+    return hashlib.sha256(repr((settings.mirror, settings.step, wishes, tuple(steps), parts)).encode()).hexdigest()
 
 
 def _job_key(run: str, job: Job) -> str:
