@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from medseg.cli.commands import evaluating, exporting, machine, planning, predicting, training
+from medseg.cli.commands import choosing, evaluating, exporting, machine, planning, predicting, training
 
 app = typer.Typer(
     name="medseg",
@@ -29,6 +29,8 @@ for verb in (
     training.train,
     predicting.predict,
     evaluating.evaluate,
+    evaluating.compare,
+    choosing.best,
     exporting.export,
     machine.demo,
     machine.doctor,
