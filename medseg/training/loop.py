@@ -56,6 +56,7 @@ class Run:
         budget_seconds: the time the number of iterations was derived from, if it was.
         training_seconds: what was left of it for training; the length is corrected where it would not be met.
         pretrained: the model that the first weights came from, if any.
+        deterministic: whether a GPU computes the same bits each time, where that is slower.
     """
 
     version: Literal[1]
@@ -67,6 +68,7 @@ class Run:
     budget_seconds: float | None = None
     training_seconds: float | None = None
     pretrained: str | None = None
+    deterministic: bool = False
 
 
 class TrainingDivergedError(MedsegError):
