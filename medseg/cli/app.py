@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from medseg.cli.commands import evaluating, exporting, machine, planning, predicting, training
+from medseg.cli.commands import dicom_series, evaluating, exporting, machine, planning, predicting, training
 
 app = typer.Typer(
     name="medseg",
@@ -30,6 +30,7 @@ for verb in (
     predicting.predict,
     evaluating.evaluate,
     exporting.export,
+    dicom_series.series,
     machine.demo,
     machine.doctor,
 ):
