@@ -247,7 +247,7 @@ def _for_channel(series: Sequence[Series], channel: str, text: str, where: str) 
         if text
         else [
             [one for one in series if one.description.casefold() == channel.casefold()],
-            [one for one in series if channel.casefold() in one.description.casefold()],
+            [one for one in series if not modality and channel.casefold() in one.description.casefold()],
             [one for one in series if modality and one.modality == modality],
         ]
     )
