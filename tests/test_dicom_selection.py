@@ -11,7 +11,7 @@ import pytest
 from dicom_examples import PHI, count, instance, picture, save, stack
 
 from medseg import dicom, io
-from medseg.dicom import Choice, Request, scans_in, survey_folder
+from medseg.dicom import Request, SeriesChoice, scans_in, survey_folder
 from medseg.errors import DataError, FileUnreadableError, GeometryError, UsageError
 from medseg.scans import find_scans
 
@@ -79,25 +79,27 @@ def test_one_channel_each_series_of_its_modality_is_a_scan(tmp_path: Path, caplo
 @pytest.mark.parametrize(
     ("choice", "expected"),
     [
-        (Choice(series=("1.2",)), {"1.2"}),
-        (Choice(series=("THIN",)), {"1.1"}),
-        (Choice(series=("thin", "T1 post")), {"1.1", "1.3"}),
-        (Choice(modality="mr"), {"1.3"}),
-        (Choice(series=("thorax",), modality="CT"), {"1.1", "1.2"}),
+        (SeriesChoice(series=("1.2",)), {"1.2"}),
+        (SeriesChoice(series=("THIN",)), {"1.1"}),
+        (SeriesChoice(series=("thin", "T1 post")), {"1.1", "1.3"}),
+        (SeriesChoice(modality="mr"), {"1.3"}),
+        (SeriesChoice(series=("thorax",), modality="CT"), {"1.1", "1.2"}),
     ],
 )
-def test_series_are_chosen_by_uid_description_and_modality(tmp_path: Path, choice: Choice, expected: set[str]) -> None:
+def test_series_are_chosen_by_uid_description_and_modality(
+    tmp_path: Path, choice: SeriesChoice, expected: set[str]
+) -> None:
     assert set(scans_in(survey_folder(study(tmp_path)), ["CT"], choice)) == expected
 
 
 def test_a_choice_that_fits_nothing(tmp_path: Path) -> None:
     content = survey_folder(study(tmp_path))
     with pytest.raises(UsageError, match=r"no series fits 'venous'; see what is there with: medseg series FOLDER"):
-        scans_in(content, ["CT"], Choice(series=("venous",)))
+        scans_in(content, ["CT"], SeriesChoice(series=("venous",)))
     with pytest.raises(UsageError, match="no series fits 'venous'"):
-        scans_in(content, ["CT"], Choice(series=("thin", "venous")))
+        scans_in(content, ["CT"], SeriesChoice(series=("thin", "venous")))
     with pytest.raises(UsageError, match="expected series of modality US, found CT, MR"):
-        scans_in(content, ["CT"], Choice(modality="US"))
+        scans_in(content, ["CT"], SeriesChoice(modality="US"))
 
 
 def test_folders_without_a_scan(tmp_path: Path) -> None:
@@ -117,7 +119,7 @@ def test_a_stack_with_a_problem_is_a_scan_that_says_so(tmp_path: Path) -> None:
     ((selection,),) = scans_in(survey_folder(tmp_path), ["CT"]).values()
     with pytest.raises(GeometryError, match="1 slice is missing"):
         io.read(selection)
-    ((selection,),) = scans_in(survey_folder(tmp_path), ["CT"], Choice(fix_spacing=True)).values()
+    ((selection,),) = scans_in(survey_folder(tmp_path), ["CT"], SeriesChoice(fix_spacing=True)).values()
     assert io.read(selection).array.shape == (1, 5, 2, 2) and io.probe(selection).geometry.shape == (5, 2, 2)
 
 
@@ -154,7 +156,7 @@ def test_channels_find_their_series_by_name(tmp_path: Path) -> None:
     np.testing.assert_array_equal(volume.array, [count(4, 4, 4), count(4, 4, 4) * 2])
     swapped = scans_in(survey_folder(tmp_path), ["PET", "CT"])["1.2.3"]
     np.testing.assert_array_equal(io.read(swapped).array, volume.array[::-1])
-    named = scans_in(survey_folder(tmp_path), ["one", "two"], Choice(series=("attenuated", "low dose")))["1.2.3"]
+    named = scans_in(survey_folder(tmp_path), ["one", "two"], SeriesChoice(series=("attenuated", "low dose")))["1.2.3"]
     np.testing.assert_array_equal(io.read(named).array, volume.array[::-1])
 
 
@@ -163,7 +165,7 @@ def test_channels_that_fit_no_series_or_several(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"expected one series for the channel T1, found 0 .*once a channel"):
         scans_in(content, ["CT", "T1"])
     with pytest.raises(UsageError, match=r"expected one --series for each of 3 channels \(a, b, c\), found 2"):
-        scans_in(content, ["a", "b", "c"], Choice(series=("x", "y")))
+        scans_in(content, ["a", "b", "c"], SeriesChoice(series=("x", "y")))
     stack(tmp_path / "more", count(2, 2, 2), SeriesInstanceUID="1.7", SeriesDescription="bone")
     with pytest.raises(UsageError, match=r"expected one series for the channel CT, found 2 among .*1\.1; .*1\.7"):
         scans_in(survey_folder(tmp_path), ["CT", "PET"])
@@ -172,7 +174,7 @@ def test_channels_that_fit_no_series_or_several(tmp_path: Path) -> None:
 def test_series_of_two_frames_of_reference_are_never_laid_over_each_other(tmp_path: Path) -> None:
     pet_ct(tmp_path, frame="1.2.3.10")
     for resample in (False, True):
-        selections = scans_in(survey_folder(tmp_path), ["CT", "PET"], Choice(resample=resample))["1.2.3"]
+        selections = scans_in(survey_folder(tmp_path), ["CT", "PET"], SeriesChoice(resample=resample))["1.2.3"]
         with pytest.raises(GeometryError, match="another frame of reference"):
             io.read(selections)
 
@@ -182,7 +184,7 @@ def test_series_on_other_grids_are_resampled_when_asked_for(tmp_path: Path) -> N
     content = survey_folder(tmp_path)
     with pytest.raises(GeometryError):
         io.read(scans_in(content, ["CT", "PET"])["1.2.3"])
-    volume = io.read(scans_in(content, ["CT", "PET"], Choice(resample=True))["1.2.3"])
+    volume = io.read(scans_in(content, ["CT", "PET"], SeriesChoice(resample=True))["1.2.3"])
     np.testing.assert_array_equal(volume.array[0], count(4, 4, 4))
     pet = count(4, 4, 4) * 2.0  # slices at 0.5, 1.5, 2.5, 3.5 mm
     np.testing.assert_allclose(volume.array[1, 1:], (pet[:-1] + pet[1:]) / 2)
@@ -190,11 +192,11 @@ def test_series_on_other_grids_are_resampled_when_asked_for(tmp_path: Path) -> N
 
 
 def test_a_request_is_one_scan_found_when_it_is_read(tmp_path: Path) -> None:
-    request = Request(study(tmp_path), Choice(series=("thin",)), ("CT",))
+    request = Request(study(tmp_path), SeriesChoice(series=("thin",)), ("CT",))
     np.testing.assert_array_equal(io.read(request).array[0], count(3, 2, 2))
     assert io.probe(request).geometry.shape == (3, 2, 2)
     with pytest.raises(UsageError, match=r"holds 2 scans, expected one: .*UID 1\.1; .*UID 1\.2") as caught:
-        io.read(Request(tmp_path, Choice(), ("CT",)))
+        io.read(Request(tmp_path, SeriesChoice(), ("CT",)))
     assert str(caught.value).count(str(tmp_path)) == 1
 
 

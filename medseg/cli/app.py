@@ -6,7 +6,16 @@ from typing import Annotated
 
 import typer
 
-from medseg.cli.commands import dicom_series, evaluating, exporting, machine, planning, predicting, training
+from medseg.cli.commands import (
+    choosing,
+    dicom_series,
+    evaluating,
+    exporting,
+    machine,
+    planning,
+    predicting,
+    training,
+)
 
 app = typer.Typer(
     name="medseg",
@@ -29,6 +38,8 @@ for verb in (
     training.train,
     predicting.predict,
     evaluating.evaluate,
+    evaluating.compare,
+    choosing.best,
     exporting.export,
     dicom_series.series,
     machine.demo,

@@ -28,4 +28,6 @@ SuvOption = Annotated[bool, typer.Option("--suv", help="Of DICOM: PET as standar
 ResampleOption = Annotated[
     bool, typer.Option("--resample", help="Of DICOM: bring series on other grids onto that of the first channel.")
 ]
+LabelsOption = Annotated[Path | None, typer.Option("--labels", help="dataset.json that names the labels.")]
+ToleranceOption = Annotated[float, typer.Option("--tolerance", help="Of the surface Dice, in mm.")]
 DEFAULT_WORKSPACE = Path("medseg-workspace")

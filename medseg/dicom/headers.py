@@ -9,11 +9,12 @@ import io
 import logging
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Any, BinaryIO
 
 import pydicom
@@ -110,19 +111,38 @@ class InstanceHeader:
     per_frame: bool  # whether frames say each where they lie (enhanced multi-frame)
 
 
-@contextmanager
-def quiet_pydicom() -> Iterator[None]:
+class _Quiet:
+    """pydicom made silent while anybody, in any thread, needs it so."""
+
+    def __init__(self) -> None:
+        self._lock, self._users, self._undo = Lock(), 0, ExitStack()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._users += 1
+            if self._users == 1:
+                self._undo.callback(
+                    setattr, config.settings, "reading_validation_mode", config.settings.reading_validation_mode
+                )
+                self._undo.callback(_pydicom_log.setLevel, _pydicom_log.level)
+                self._undo.enter_context(warnings.catch_warnings())
+                warnings.simplefilter("ignore")
+                config.settings.reading_validation_mode = config.IGNORE
+                _pydicom_log.setLevel(logging.CRITICAL)
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._users -= 1
+            if not self._users:
+                self._undo.close()
+
+
+_quiet = _Quiet()
+
+
+def quiet_pydicom() -> AbstractContextManager[None]:
     """Values that break the standard pass without a warning, which would quote them (and with them, a patient)."""
-    before, level = config.settings.reading_validation_mode, _pydicom_log.level
-    config.settings.reading_validation_mode = config.IGNORE
-    _pydicom_log.setLevel(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        config.settings.reading_validation_mode = before
-        _pydicom_log.setLevel(level)
+    return _quiet
 
 
 def looks_like_dicom(path: Path) -> bool:

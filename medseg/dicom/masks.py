@@ -10,18 +10,10 @@ from pydicom.dataset import Dataset
 
 from medseg.dicom.frames import text
 from medseg.errors import LabelError
+from medseg.terms import Code
 from medseg.volume import Geometry, LabelVolume
 
 _LISTED = 8
-
-
-@dataclass(frozen=True)
-class Code:
-    """A coded concept, such as ("10200004", "SCT", "Liver")."""
-
-    value: str
-    scheme: str
-    meaning: str
 
 
 @dataclass(frozen=True)

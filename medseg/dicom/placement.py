@@ -91,7 +91,7 @@ def _matching_frames(
     series: SourceSeries,
 ) -> tuple[SourceFrame, ...] | None:
     """The plane of the series under each plane of a mask; None unless each has one that agrees in every pixel."""
-    if shape[1:] != (series.rows, series.columns):
+    if shape[1:] != (series.rows, series.columns) or not series.frames:
         return None
     smallest = float(np.linalg.norm(steps, axis=0).min())
     tolerance = EQUAL_WITHIN_VOXELS * smallest

@@ -171,7 +171,10 @@ def _frames(dataset: Dataset) -> Iterator[tuple[int, Points, float]]:
     along_row, along_column = cosines[:3], cosines[3:]
     gap_mm = float(measures.SpacingBetweenSlices)
     positions = np.array(
-        [item.PlanePositionSequence[0].ImagePositionPatient for item in dataset.PerFrameFunctionalGroupsSequence],
+        [
+            _group(item, shared, "PlanePositionSequence").ImagePositionPatient
+            for item in dataset.PerFrameFunctionalGroupsSequence
+        ],
         dtype=np.float64,
     )
     along = positions @ np.cross(along_row, along_column)
@@ -189,8 +192,13 @@ def _frames(dataset: Dataset) -> Iterator[tuple[int, Points, float]]:
             + (row * between_rows)[:, None] * along_column
             + (column * between_columns)[:, None] * along_row
         )
-        number = int(groups.SegmentIdentificationSequence[0].ReferencedSegmentNumber)
+        number = int(_group(groups, shared, "SegmentIdentificationSequence").ReferencedSegmentNumber)
         yield number, points, between_rows * between_columns * gap_mm / 1000
+
+
+def _group(own: Dataset, shared: Dataset, name: str) -> Dataset:
+    """A functional group of a frame, or of all frames: what is the same for all may stand in either place."""
+    return (own.get(name) or shared[name].value)[0]
 
 
 # RTSTRUCT: contours in the planes of images
