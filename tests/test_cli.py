@@ -23,7 +23,7 @@ from medseg.model import load_tensors
 from medseg.phantoms import PhantomKind, write_dataset
 
 TINY = PhantomKind(finest_mm=(9.0, 7.0, 7.0), coarsest_mm=(11.0, 8.0, 8.0))
-VERBS = ("plan", "preprocess", "train", "predict", "evaluate", "export", "demo", "doctor")
+VERBS = ("plan", "preprocess", "train", "predict", "evaluate", "export", "series", "demo", "doctor")
 
 
 def medseg(capsys, *arguments: object) -> tuple[int, str, str]:

@@ -6,7 +6,16 @@ from typing import Annotated
 
 import typer
 
-from medseg.cli.commands import choosing, evaluating, exporting, machine, planning, predicting, training
+from medseg.cli.commands import (
+    choosing,
+    dicom_series,
+    evaluating,
+    exporting,
+    machine,
+    planning,
+    predicting,
+    training,
+)
 
 app = typer.Typer(
     name="medseg",
@@ -32,6 +41,7 @@ for verb in (
     evaluating.compare,
     choosing.best,
     exporting.export,
+    dicom_series.series,
     machine.demo,
     machine.doctor,
 ):

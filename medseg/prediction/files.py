@@ -87,7 +87,7 @@ def predict_files(
     steps: Sequence[Step] = (),
     wishes: Wishes = NO_WISHES,
     ending: str | None = None,
-    choice: dicom.Choice = dicom.ANY,
+    wanted: dicom.SeriesChoice = dicom.ANY,
     format: MaskFormat | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     progress: Progress = silent,
@@ -102,7 +102,7 @@ def predict_files(
         steps: what is done to each mask before it is written, in this order.
         wishes: what to write beside the masks.
         ending: of the masks, such as ``.nii.gz``; by default that of the scan.
-        choice: which series of DICOM folders are predicted, and how they are read.
+        wanted: which series of DICOM folders are predicted, and how they are read.
         format: masks of DICOM scans as DICOM objects: ``STUDY_UID/SERIES_UID.seg.dcm`` in the folder, in which
             ``measurements.csv`` gathers their volumes.
 
@@ -112,7 +112,7 @@ def predict_files(
         ModelError: a model is missing, damaged, or does not fit its plan.
     """
     predictor = load_predictor(models, folds, device, precision, settings)
-    jobs, folder = jobs_for(inputs, output, predictor, ending, format, choice, progress=progress)
+    jobs, folder = jobs_for(inputs, output, predictor, ending, format, wanted, progress=progress)
     if folder is None:
         return predict_cases(predictor, jobs, steps=steps, wishes=wishes, should_stop=should_stop, progress=progress)
     run = _run_key(predictor, wishes, steps)
@@ -146,7 +146,7 @@ def jobs_for(
     predictor: Predictor,
     ending: str | None = None,
     format: MaskFormat | None = None,
-    choice: dicom.Choice = dicom.ANY,
+    wanted: dicom.SeriesChoice = dicom.ANY,
     *,
     progress: Progress = silent,
 ) -> tuple[list[Job], Path | None]:
@@ -156,7 +156,7 @@ def jobs_for(
         UsageError: no scans, several scans for one output file, a case without all its channels, or a DICOM object
             asked for a scan that is no DICOM.
     """
-    scans = find_scans([Path(path) for path in inputs], predictor.plan.channels, choice, progress=progress)
+    scans = find_scans([Path(path) for path in inputs], predictor.plan.channels, wanted, progress=progress)
     target = Path(output)
     named = io.is_image_name(target) if format is None else target.suffix == ".dcm"
     if named and not target.is_dir():
