@@ -31,6 +31,7 @@ for verb in (
     evaluating.evaluate,
     evaluating.compare,
     choosing.best,
+    choosing.calibrate,
     exporting.export,
     machine.demo,
     machine.doctor,

@@ -1,0 +1,56 @@
+"""What masks in a folder were made from, so that the same command goes on where it was stopped."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from medseg import documents
+from medseg.errors import DocumentError
+from medseg.postprocessing import Step
+from medseg.prediction.outputs import Wishes
+from medseg.prediction.predictor import Predictor
+
+RECORD_FILE = "predictions.json"
+
+
+@dataclass(frozen=True)
+class Record:
+    """What ``predictions.json`` beside masks holds: what each of them was made from, so that a run can go on."""
+
+    version: Literal[1] = 1
+    keys: dict[str, str] = field(default_factory=dict)
+
+
+def load_record(folder: Path) -> Record:
+    """What earlier runs have made; nothing if that cannot be told."""
+    try:
+        return documents.load(Record, folder / RECORD_FILE)
+    except DocumentError:
+        return Record()
+
+
+def run_key(predictor: Predictor, wishes: Wishes, steps: Sequence[Step]) -> str:
+    """Changes whenever any mask could: with the weights, the plan and the settings."""
+    digest = hashlib.sha256(repr((predictor.settings.mirror, predictor.settings.step, wishes, tuple(steps))).encode())
+    for member in predictor.members:
+        digest.update(documents.to_text(member.model.plan).encode())
+        digest.update(repr((member.configuration.name, member.precision, member.device.type)).encode())
+        for network in member.networks:
+            for name, tensor in network.state_dict().items():
+                digest.update(name.encode())
+                digest.update(tensor.cpu().contiguous().view(torch.uint8).numpy())
+    for stage in predictor.previous:
+        digest.update(b"" if stage is None else run_key(stage, wishes, ()).encode())
+    return digest.hexdigest()
+
+
+def job_key(run: str, images: Sequence[Path]) -> str:
+    """Changes whenever the mask of a scan could: with the scan's files too."""
+    stamps = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in images]
+    return hashlib.sha256(repr((run, stamps)).encode()).hexdigest()
