@@ -20,7 +20,7 @@ from medseg.prediction.memory import require_memory
 from medseg.prediction.models import ModelPath, load_predictor
 from medseg.prediction.outputs import NO_WISHES, Wishes, extras_for
 from medseg.prediction.predictor import Extras, Predictor
-from medseg.prediction.record import RECORD_FILE, Record, job_key, load_record, run_key
+from medseg.prediction.record import RECORD_FILE, Record, describe_model, job_key, load_record, run_key
 from medseg.prediction.settings import DEFAULT_SETTINGS, PredictionSettings
 from medseg.progress import Progress, silent
 from medseg.scans import find_scans
@@ -100,6 +100,7 @@ def predict_files(
             write_verdicts([case], path.with_name(f"{io.name_of(path)}_{VERDICTS_FILE}"))
         return done
     run = run_key(predictor, wishes, steps)
+    model = describe_model(predictor)
     keys = {job.case: job_key(run, job.images) for job in jobs}
     known = load_record(folder).keys
     verdicts = {} if wishes.trust is None else {case.case: case for case in load_verdicts(folder / VERDICTS_FILE)}
@@ -118,7 +119,7 @@ def predict_files(
         if verdict is not None:
             verdicts[job.case] = verdict
             write_verdicts(list(verdicts.values()), folder / VERDICTS_FILE)
-        documents.save(Record(keys=known), folder / RECORD_FILE)
+        documents.save(Record(model=model, keys=known), folder / RECORD_FILE)
 
     waiting = [job for job in jobs if job not in kept]
     done = predict_cases(

@@ -10,7 +10,7 @@ from typing import Literal
 
 import torch
 
-from medseg import documents
+from medseg import __version__, documents
 from medseg.errors import DocumentError
 from medseg.postprocessing import Step
 from medseg.prediction.outputs import Wishes
@@ -21,9 +21,15 @@ RECORD_FILE = "predictions.json"
 
 @dataclass(frozen=True)
 class Record:
-    """What ``predictions.json`` beside masks holds: what each of them was made from, so that a run can go on."""
+    """What ``predictions.json`` beside masks holds.
+
+    Attributes:
+        model: what made the last of them, for people.
+        keys: of each mask what it was made from, so that a run can go on.
+    """
 
     version: Literal[1] = 1
+    model: str = ""
     keys: dict[str, str] = field(default_factory=dict)
 
 
@@ -33,6 +39,16 @@ def load_record(folder: Path) -> Record:
         return documents.load(Record, folder / RECORD_FILE)
     except DocumentError:
         return Record()
+
+
+def describe_model(predictor: Predictor) -> str:
+    """The configurations and folds of a predictor, and the version of medseg."""
+    members = [
+        f"{member.configuration.name} ({'folds' if len(member.model.weights) > 1 else 'fold'}"
+        f" {', '.join(member.model.weights)})"
+        for member in predictor.members
+    ]
+    return f"{' + '.join(members)} of {predictor.plan.dataset_name}, predicted by medseg {__version__}"
 
 
 def run_key(predictor: Predictor, wishes: Wishes, steps: Sequence[Step]) -> str:
