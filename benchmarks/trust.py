@@ -151,7 +151,7 @@ def main() -> None:
             train(workspace, name, fold, budget_seconds=seconds, device=given.device, progress=display)
         predict_held_out(workspace, (name,), device=given.device, progress=display)
         trust = calibrate(workspace, name, progress=display)
-    print(f"temperature {trust.temperature:.2f}, bands from {trust.bands[-1].cases} held-out cases")
+    print(f"temperatures {trust.temperatures}, bands from {trust.bands[-1].cases} held-out cases")
     names = [band.label for band in trust.bands]
     print(f"{'':<30} {'n':>4} {'Dice':>7} " + " ".join(f"{label[:9]:>9}" for label in names), end=" ")
     print(f"{'above':>6} {'width':>7} {'error':>7} {'rank r':>7} {'look':>5} {'drift':>6} worst 10 % on the list")

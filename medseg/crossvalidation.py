@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import psutil
@@ -31,6 +32,7 @@ from medseg.model import (
     load_model,
 )
 from medseg.networks.memory import freed_memory_kept
+from medseg.patches import patches_in
 from medseg.planning.plan import Configuration
 from medseg.prediction import (
     DEFAULT_SETTINGS,
@@ -44,14 +46,16 @@ from medseg.progress import Progress, silent
 from medseg.report import training_plot
 from medseg.selection import probabilities_of
 from medseg.training.loop import PROGRESS_FILE, Run, Trainer, seconds_per_sample, train_network
+from medseg.training.partial import annotated_rows
 from medseg.training.pretrained import load_pretrained
 from medseg.training.recipe import (
+    BUDGET_SHARE,
     DEFAULT_EPOCHS,
     EPOCH_ITERATIONS,
     SMALLEST_BATCH,
-    Recipe,
     recipe_for_budget,
     recipe_for_iterations,
+    suggest_budget,
 )
 from medseg.training.sampling import InMemoryCase, PatchSource
 from medseg.workspace import Workspace, preprocess, previous_masks
@@ -59,9 +63,6 @@ from medseg.workspace import Workspace, preprocess, previous_masks
 RUN_FILE = "run.json"
 # Prepared cases are held in memory while they take at most this part of what is free; else patches come from disk.
 MEMORY_SHARE = 0.5
-# Part of a budget that goes into iterations. The rest is for points of the learning curve, checkpoints, and a machine
-# that is slower over minutes than in the seconds of the measurement (by 10 to 20 % in docs/lab-notes.md).
-BUDGET_SHARE = 0.87
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +77,7 @@ class Length:
 
     epochs: int | None = None
     iterations: int | None = None
-    budget_seconds: float | None = None
+    budget_seconds: float | Literal["auto"] | None = None
 
     def __post_init__(self) -> None:
         if sum(value is not None for value in (self.epochs, self.iterations, self.budget_seconds)) > 1:
@@ -103,12 +104,14 @@ def train(
     *,
     epochs: int | None = None,
     iterations: int | None = None,
-    budget_seconds: float | None = None,
+    budget_seconds: float | Literal["auto"] | None = None,
     device: str = "auto",
     precision: str = "auto",
     seed: int | None = None,
     restart: bool = False,
     pretrained: str | os.PathLike[str] | None = None,
+    freeze: int | Literal["all"] = 0,
+    balance_classes: bool = False,
     workers: int | str = 0,
     should_stop: Callable[[], bool] = lambda: False,
     progress: Progress = silent,
@@ -117,10 +120,13 @@ def train(
 
     Args:
         epochs, iterations, budget_seconds: length of training, at most one of them; by default nnU-Net's 1000 epochs.
-            An epoch is 250 iterations; a budget becomes a number of iterations after a short measurement.
+            An epoch is 250 iterations; a budget becomes a number of iterations after a short measurement, and
+            ``"auto"`` is a budget that suits the size of the dataset.
         seed: of all that is random; by default 0.
         restart: throw away what there is of this fold.
-        pretrained: model folder to take the first weights from.
+        pretrained: model, ours or nnU-Net's, to take the first weights from.
+        freeze: iterations for which the pretrained encoder stays as it is.
+        balance_classes: show rare classes as often as common ones.
         should_stop: asked after every step; once true, a checkpoint is written and training stops.
 
     Returns:
@@ -133,11 +139,13 @@ def train(
     opened = workspace if isinstance(workspace, Workspace) else Workspace.open(workspace)
     chosen = opened.plan.configuration(configuration)
     length = Length(epochs, iterations, budget_seconds)
+    if freeze and pretrained is None:
+        raise UsageError("--freeze keeps a pretrained encoder as it is; say which with --pretrained MODEL")
     split = opened.split(fold)
     folder = fold_folder(opened.model_folder(chosen.name), fold)
     if restart:
         shutil.rmtree(folder, ignore_errors=True)
-    run = _run_under_way(folder, length, seed)
+    run = _run_under_way(folder, length, seed, balance_classes or None)
     if run is None or not (folder / WEIGHTS_FILE).is_file():
         began = time.monotonic()
         preprocess(opened, chosen, cases=[*split.train, *split.validation], workers=workers, progress=progress)
@@ -151,12 +159,11 @@ def train(
                 seed=seed or 0,
                 precision=choose_precision(precision, where),
                 recipe=recipe_for_iterations(length.steps or DEFAULT_EPOCHS * EPOCH_ITERATIONS, chosen.batch_size),
-                budget_seconds=budget_seconds,
                 pretrained=None if pretrained is None else str(pretrained),
             )
             if budget_seconds is not None:
-                left = budget_seconds - (time.monotonic() - began)
-                run = replace(run, recipe=_recipe_within(left, opened, chosen, cases, run, where))
+                run = _within_budget(run, budget_seconds, began, opened, chosen, cases, where)
+            run = replace(run, recipe=replace(run.recipe, balance_classes=balance_classes, frozen_iterations=freeze))
             documents.save(run, folder / RUN_FILE)
         if not _train_fold(opened, chosen, cases, held_out, run, folder, where, should_stop, progress):
             return None
@@ -217,6 +224,7 @@ def validate_fold(
         job.case: Pair(job.output, case.label) for job, case in zip(jobs, cases, strict=True) if case.label is not None
     }
     evaluation = evaluate_pairs(Pairing(pairs, {}, ()), workspace.plan.labels, progress=progress)
+    evaluation = annotated_rows(evaluation, cases)
     write_tables(evaluation, folder)
     return evaluation
 
@@ -269,7 +277,17 @@ def _train_fold(
 ) -> bool:
     """Train to the end of the run; False if stopped before."""
     log.info("%s; %s", describe(device, run.precision), run.recipe.because)
-    trainer = Trainer(workspace.plan, configuration, cases, held_out, run, device)
+    split, refs = workspace.split(run.fold), {case.name: case for case in workspace.dataset.cases}
+    trainer = Trainer(
+        workspace.plan,
+        configuration,
+        cases,
+        held_out,
+        run,
+        device,
+        partial=[refs[name] for name in split.train],
+        validation_partial=[refs[name] for name in split.validation],
+    )
     if run.pretrained is not None:
         load_pretrained(trainer.network, workspace.plan, Path(run.pretrained))
     documents.save(ModelDocument(1, workspace.plan, configuration.name), folder.parent / MODEL_FILE)
@@ -291,11 +309,11 @@ def _bring_along(stage: Path, target: Path) -> None:
             shutil.copy2(weights, temporary / weights.parent.name / WEIGHTS_FILE)
 
 
-def _run_under_way(folder: Path, length: Length, seed: int | None) -> Run | None:
+def _run_under_way(folder: Path, length: Length, seed: int | None, balance_classes: bool | None) -> Run | None:
     """The run that was begun in a folder, if any.
 
     Raises:
-        UsageError: it was begun with another length or seed.
+        UsageError: it was begun with another length, seed or sampling.
     """
     path = folder / RUN_FILE
     if not path.is_file():
@@ -305,9 +323,11 @@ def _run_under_way(folder: Path, length: Length, seed: int | None) -> Run | None
     except DocumentError as error:
         raise DocumentError(f"{error}; begin anew with --restart") from error
     asked = {"iterations": length.steps, "budget_seconds": length.budget_seconds, "seed": seed}
+    asked["balance_classes"] = balance_classes
     begun = {"iterations": run.recipe.iterations, "budget_seconds": run.budget_seconds, "seed": run.seed}
+    begun["balance_classes"] = run.recipe.balance_classes
     for name, value in asked.items():
-        if value is not None and value != begun[name]:
+        if value is not None and value != begun[name] and not (value == "auto" and begun[name]):
             raise UsageError(
                 f"{folder}: a run with {name} {begun[name]} was begun here, now {name} is {value};"
                 " leave the option out to go on, or begin anew with --restart"
@@ -315,23 +335,29 @@ def _run_under_way(folder: Path, length: Length, seed: int | None) -> Run | None
     return run
 
 
-def _recipe_within(
-    seconds: float,
+def _within_budget(
+    run: Run,
+    budget_seconds: float | Literal["auto"],
+    began: float,
     workspace: Workspace,
     configuration: Configuration,
     cases: Sequence[PatchSource],
-    run: Run,
     device: torch.device,
-) -> Recipe:
-    """The recipe that fills a budget, after a short measurement of the machine's speed."""
-    began = time.monotonic()
+) -> Run:
+    """The run that fills a budget which began to count at a moment, after measuring the machine's speed."""
     probe = replace(run, recipe=recipe_for_iterations(1_000, min(SMALLEST_BATCH, configuration.batch_size)))
     with freed_memory_kept():
         measured = seconds_per_sample(Trainer(workspace.plan, configuration, cases, (), probe, device))
-    left = (seconds - (time.monotonic() - began)) * BUDGET_SHARE
-    recipe = recipe_for_budget(max(left, 1.0), measured, configuration.batch_size)
+    spent = time.monotonic() - began
+    if budget_seconds == "auto":
+        patches = sum(patches_in(case.shape, configuration.patch_size) for case in cases)
+        suggestion = suggest_budget(patches, measured, configuration.batch_size)
+        log.info("--budget auto: %.0f minutes; %s", suggestion.seconds / 60, suggestion.because)
+        budget_seconds, spent = suggestion.seconds, 0.0
+    left = max(budget_seconds - spent, 1.0)
+    recipe = recipe_for_budget(left * BUDGET_SHARE, measured, configuration.batch_size)
     log.info("one sample takes %.3f s: %d iterations of %d fit", measured, recipe.iterations, recipe.batch_size)
-    return recipe
+    return replace(run, recipe=recipe, budget_seconds=budget_seconds, training_seconds=left)
 
 
 def _open_cases(workspace: Workspace, configuration: Configuration, names: Sequence[str]) -> list[PatchSource]:

@@ -9,10 +9,12 @@ Weights are safetensors and the rest is JSON: opening a model runs no code from 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -23,6 +25,7 @@ from safetensors.torch import save_file
 from medseg import atomic, documents, networks
 from medseg.device import Precision
 from medseg.errors import DocumentError, ModelError
+from medseg.laterality import Mirroring, Pairs
 from medseg.planning.plan import Configuration, Plan
 
 MODEL_FILE = "model.json"
@@ -48,6 +51,8 @@ class FoldFacts:
         mirror_axes: axes (of the patch) along which it has seen mirrored scans, so that predictions may be averaged.
         precision: what it was trained in.
         seconds: training time.
+        swap_axis: the mirrored axis along which left and right classes changed places, if any did.
+        swapped: names of the left and right classes that did.
     """
 
     mirror_axes: tuple[int, ...]
@@ -55,6 +60,8 @@ class FoldFacts:
     iterations: int
     seconds: float
     seed: int
+    swap_axis: int | None = None
+    swapped: Pairs = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +72,8 @@ class Model:
         mirror_axes: axes along which all folds have seen mirrored scans.
         precision: what they were trained in; of several the finest.
         weights: for each fold (by name) its tensors.
+        swap_axis: of the mirrored axes the one along which left and right classes changed places, if any did.
+        swapped: names of the left and right classes that did.
         previous: in a cascade the model of the stage before, if it came along.
     """
 
@@ -73,7 +82,21 @@ class Model:
     mirror_axes: tuple[int, ...]
     precision: Precision
     weights: Mapping[str, Mapping[str, torch.Tensor]]
+    swap_axis: int | None = None
+    swapped: Pairs = ()
     previous: Model | None = None
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the plan, the configuration and all weights: models with the same give the same masks."""
+        digest = hashlib.sha256(documents.to_text(self.plan).encode() + self.configuration.name.encode())
+        for fold in self.weights.values():
+            for name, tensor in fold.items():
+                digest.update(name.encode())
+                digest.update(tensor.cpu().contiguous().view(torch.uint8).numpy().data)
+        if self.previous is not None:
+            digest.update(self.previous.digest.encode())
+        return digest.hexdigest()
 
     def build_networks(self) -> tuple[torch.nn.Module, ...]:
         """One network a fold, weights loaded, in evaluation mode, on the CPU.
@@ -131,14 +154,28 @@ def load_model(folder: str | os.PathLike[str], folds: Sequence[int | str] | None
             raise ModelError(f"{error}; train this fold again") from error
     configuration = document.plan.configuration(document.configuration)
     before = root / PREVIOUS_FOLDER
+    mirroring = _common_mirroring(facts)
     return Model(
         plan=document.plan,
         configuration=configuration,
-        mirror_axes=tuple(sorted(set.intersection(*(set(fold.mirror_axes) for fold in facts)))),
+        mirror_axes=mirroring.axes,
         precision=max((fold.precision for fold in facts), key=("bf16", "fp16", "fp32").index),
         weights=weights,
+        swap_axis=mirroring.swap_axis,
+        swapped=mirroring.pairs,
         previous=load_model(before) if configuration.previous_stage and (before / MODEL_FILE).is_file() else None,
     )
+
+
+def _common_mirroring(facts: Sequence[FoldFacts]) -> Mirroring:
+    """The axes that all folds have seen mirrored, but for one along which they do not agree on what changes places."""
+    axes = set.intersection(*(set(fold.mirror_axes) for fold in facts))
+    swaps = {(fold.swap_axis, fold.swapped) for fold in facts}
+    if len(swaps) > 1:
+        axes -= {axis for axis, _ in swaps}
+        return Mirroring(tuple(sorted(axes)))
+    ((axis, pairs),) = swaps
+    return Mirroring(tuple(sorted(axes)), axis, pairs)
 
 
 def load_weights(network: torch.nn.Module, tensors: Mapping[str, torch.Tensor], where: str) -> None:

@@ -41,7 +41,7 @@ def mask(*values: int) -> torch.Tensor:
 
 
 def test_a_promise_by_pencil() -> None:
-    sums = OverlapSums(LEFT, 1.0)
+    sums = OverlapSums(LEFT, [1.0])
     sums.hear([logits_of(0.9, 0.8, 0.3)], mask(1, 1, 0))
     sums.hear([logits_of(0.0001)], mask(0))
     (found,) = sums.found()
@@ -50,7 +50,7 @@ def test_a_promise_by_pencil() -> None:
 
 
 def test_folds_that_disagree_lower_the_promise() -> None:
-    agreeing, divided = OverlapSums(LEFT, 1.0), OverlapSums(LEFT, 1.0)
+    agreeing, divided = OverlapSums(LEFT, [1.0, 1.0]), OverlapSums(LEFT, [1.0, 1.0])
     agreeing.hear([logits_of(0.9, 0.9, 0.1)] * 2, mask(1, 1, 0))
     divided.hear([logits_of(0.9, 0.9, 0.1), logits_of(0.9, 0.1, 0.1)], mask(1, 1, 0))
     assert agreeing.found()[0].expected == pytest.approx(2 * 1.8 / (2 + 1.9), abs=1e-6)
@@ -60,7 +60,7 @@ def test_folds_that_disagree_lower_the_promise() -> None:
 
 
 def test_a_temperature_makes_promises_smaller() -> None:
-    sums = OverlapSums(LEFT, 2.0)
+    sums = OverlapSums(LEFT, [2.0])
     sums.hear([logits_of(0.9)], mask(1))
     p = 3 / (3 + 1)  # the square root of the odds 9
     assert sums.found()[0].expected == pytest.approx(2 * p / (1 + p), abs=1e-6)
@@ -69,12 +69,12 @@ def test_a_temperature_makes_promises_smaller() -> None:
 def test_regions_are_promised_as_regions_and_empty_masks_promise_nothing() -> None:
     regions = LabelSet({"whole": (1, 2), "core": (2,)}, region_order=(1, 2))
     likely = torch.tensor([[0.9, 0.8], [0.7, 0.2]], dtype=torch.float64)  # two regions, two voxels
-    sums = OverlapSums(regions, 1.0)
+    sums = OverlapSums(regions, [1.0])
     sums.hear([torch.logit(likely)[:, :, None, None]], mask(2, 1))
     whole, core = sums.found()
     assert whole.expected == pytest.approx(2 * 1.7 / (2 + 1.7), abs=1e-6)
     assert core.expected == pytest.approx(2 * 0.7 / (1 + 0.9), abs=1e-6)
-    empty = OverlapSums(LEFT, 1.0)
+    empty = OverlapSums(LEFT, [1.0])
     empty.hear([logits_of(0.1)], mask(0))
     assert empty.found()[0] == LabelOverlap("left", 0, None, None)
 
@@ -172,7 +172,7 @@ def _training():
 
 def document(*, usual: float = 0.8) -> TrustDocument:
     made = [bands.Band(name, 50, 0.9, 0.5, 1.0, 2.0, usual) for name in ("left", "right", MEAN)]
-    return TrustDocument(1, "3d_fullres", (0,), 1.0, tuple(made), {"left": 1.0, "right": 0.4}, _training())
+    return TrustDocument(1, "3d_fullres", (0,), {"0": 1.0}, tuple(made), {"left": 1.0, "right": 0.4}, _training())
 
 
 def test_a_verdict_says_what_to_look_at() -> None:
@@ -201,7 +201,7 @@ def test_listening_to_a_prediction_does_not_change_it(trained: Path) -> None:
     predictor = load_predictor(trained / "workspace" / "models" / "3d_fullres", None, "cpu", "fp32")
     path = next((trained / "dataset" / "imagesTs").iterdir())
     volume = io.read(path)
-    sums = OverlapSums(predictor.plan.labels, 1.0)
+    sums = OverlapSums(predictor.plan.labels, [1.0, 1.0])
     heard = predictor.segment(volume, case="a", extras=Extras(hear=sums.hear))
     plain, likely = predictor.predict_probabilities(path)
     np.testing.assert_array_equal(heard.array, plain.array)
@@ -211,7 +211,7 @@ def test_listening_to_a_prediction_does_not_change_it(trained: Path) -> None:
     one = Predictor(
         dataclasses.replace(predictor.members[0].model, weights={"0": predictor.members[0].model.weights["0"]})
     )
-    single = OverlapSums(predictor.plan.labels, 1.0)
+    single = OverlapSums(predictor.plan.labels, [1.0])
     mask, likely = one.predict_probabilities(path)
     one.segment(volume, case="a", extras=Extras(hear=single.hear))
     for output, overlap in enumerate(single.found(), start=1):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Literal
 
 from medseg.errors import UsageError
 
@@ -42,8 +43,26 @@ def seconds(text: str) -> float:
     match = _TIME.fullmatch(text.strip().lower())
     value = sum(float(match[unit] or 0) * scale for unit, scale in (("h", 3600), ("m", 60), ("s", 1))) if match else 0
     if value <= 0:
-        raise UsageError(f"--budget {text}: expected a time such as 90s, 45m, 2h or 1h30m")
+        raise UsageError(f"--budget {text}: expected a time such as 90s, 45m, 2h or 1h30m, or auto")
     return value
+
+
+def budget(text: str) -> float | Literal["auto"]:
+    """A time as in :func:`seconds`, or ``auto``."""
+    return "auto" if text.strip().lower() == "auto" else seconds(text)
+
+
+def freeze(text: str) -> int | Literal["all"]:
+    """A number of iterations, or ``all``.
+
+    Raises:
+        UsageError: neither.
+    """
+    if text == "all":
+        return "all"
+    if not text.isdecimal():
+        raise UsageError(f"--freeze {text}: expected a number of iterations such as 500, or all")
+    return int(text)
 
 
 def size_bytes(text: str, option: str) -> int:

@@ -80,7 +80,9 @@ def nnunet_summary(evaluation: Evaluation) -> dict[str, Any]:
         }
         for case, metrics in figures.items()
     ]
-    mean = {key: _mean_of([case["metrics"][key] for case in per_case]) for key in keys.values() if per_case}
+    # A case that was not annotated for a label has no row of it.
+    found = {key: [case["metrics"][key] for case in per_case if key in case["metrics"]] for key in keys.values()}
+    mean = {key: _mean_of(values) for key, values in found.items() if values}
     return {"foreground_mean": _mean_of(list(mean.values())), "mean": mean, "metric_per_case": per_case}
 
 

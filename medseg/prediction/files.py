@@ -12,10 +12,12 @@ from pathlib import Path
 
 import torch
 
-from medseg import documents, io
+from medseg import dicom, documents, io
+from medseg.dicom.mask_writing import MaskFormat
 from medseg.errors import MedsegError, StorageError, UsageError
 from medseg.parallel import describe
 from medseg.postprocessing import Step, apply
+from medseg.prediction import dicom_masks
 from medseg.prediction.memory import require_memory
 from medseg.prediction.models import ModelPath, load_predictor
 from medseg.prediction.outputs import NO_WISHES, Wishes, extras_for
@@ -35,15 +37,19 @@ class Job:
     """One scan to predict.
 
     Attributes:
-        images: its files, one a channel or one with all.
+        images: its files or DICOM series, one a channel or one with all.
         output: where the mask goes.
+        format: DICOM object to write; by default the format that the output's ending says.
+        measurements: of a DICOM object: the table that gets its volumes.
         previous: in a cascade the mask of the stage before; predicted if there is none.
     """
 
     case: str
-    images: tuple[Path, ...]
+    images: tuple[io.Source, ...]
     output: Path
     previous: Path | None = None
+    format: MaskFormat | None = None
+    measurements: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -73,6 +79,8 @@ def predict_files(
     steps: Sequence[Step] = (),
     wishes: Wishes = NO_WISHES,
     ending: str | None = None,
+    choice: dicom.Choice = dicom.ANY,
+    format: MaskFormat | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     progress: Progress = silent,
 ) -> Predictions:
@@ -86,13 +94,17 @@ def predict_files(
         steps: what is done to each mask before it is written, in this order.
         wishes: what to write beside the masks.
         ending: of the masks, such as ``.nii.gz``; by default that of the scan.
+        choice: which series of DICOM folders are predicted, and how they are read.
+        format: masks of DICOM scans as DICOM objects: ``STUDY_UID/SERIES_UID.seg.dcm`` in the folder, in which
+            ``measurements.csv`` gathers their volumes.
 
     Raises:
-        UsageError: no scans, several scans for one output file, or a case without all its channels.
+        UsageError: no scans, several scans for one output file, a case without all its channels, or a DICOM object
+            asked for a scan that is no DICOM.
         ModelError: a model is missing, damaged, or does not fit its plan.
     """
     predictor = load_predictor(models, folds, device, precision, settings)
-    jobs, folder = jobs_for(inputs, output, predictor, ending)
+    jobs, folder = jobs_for(inputs, output, predictor, ending, format, choice, progress=progress)
     if folder is None:
         done = predict_cases(predictor, jobs, steps=steps, wishes=wishes, should_stop=should_stop, progress=progress)
         for case in done.trust.values():
@@ -101,7 +113,7 @@ def predict_files(
         return done
     run = run_key(predictor, wishes, steps)
     model = describe_model(predictor)
-    keys = {job.case: job_key(run, job.images) for job in jobs}
+    keys = {job.case: job_key(run, job.images, job.format) for job in jobs}
     known = load_record(folder).keys
     verdicts = {} if wishes.trust is None else {case.case: case for case in load_verdicts(folder / VERDICTS_FILE)}
     kept = [
@@ -110,6 +122,7 @@ def predict_files(
         if known.get(job.output.name) == keys[job.case]
         and all(path.is_file() for path in (job.output, *wishes.paths(job.output, job.case, predictor)))
         and (wishes.trust is None or job.case in verdicts)
+        and (job.measurements is None or job.measurements.is_file())
     ]
     if kept:
         log.info("%d masks are there already, made from the same scans with the same model and settings", len(kept))
@@ -135,18 +148,32 @@ def jobs_for(
     output: str | os.PathLike[str],
     predictor: Predictor,
     ending: str | None = None,
+    format: MaskFormat | None = None,
+    choice: dicom.Choice = dicom.ANY,
+    *,
+    progress: Progress = silent,
 ) -> tuple[list[Job], Path | None]:
     """The scans in the inputs as jobs, and the folder of the masks unless a file is asked for.
 
     Raises:
-        UsageError: no scans, several scans for one output file, or a case without all its channels.
+        UsageError: no scans, several scans for one output file, a case without all its channels, or a DICOM object
+            asked for a scan that is no DICOM.
     """
-    scans = find_scans([Path(path) for path in inputs], len(predictor.plan.channels))
+    scans = find_scans([Path(path) for path in inputs], predictor.plan.channels, choice, progress=progress)
     target = Path(output)
-    if io.is_image_name(target) and not target.is_dir():
+    named = io.is_image_name(target) if format is None else target.suffix == ".dcm"
+    if named and not target.is_dir():
         if len(scans) != 1:
             raise UsageError(f"-o {target}: {len(scans)} scans need a folder, found the name of a file")
-        return [Job(scans[0].case, scans[0].images, target)], None
+        if format is not None:
+            dicom_masks.source_series(scans[0].images[0], scans[0].case)
+        return [Job(scans[0].case, scans[0].images, target, format=format)], None
+    if format is not None:
+        paths = [dicom_masks.mask_path(target, scan.images[0], scan.case, format) for scan in scans]
+        table = target / dicom_masks.MEASUREMENTS_FILE
+        return [
+            Job(scan.case, scan.images, path, None, format, table) for scan, path in zip(scans, paths, strict=True)
+        ], target
     return [
         Job(scan.case, scan.images, target / f"{scan.case}{ending or io.mask_ending(scan.images[0])}") for scan in scans
     ], target
@@ -258,7 +285,10 @@ def _predict_case(
     """The mask of a case, being written when this returns, and how far it can be trusted if that is wished."""
     previous = None if job.previous is None else io.read_labels(job.previous)
     labels = predictor.plan.labels
-    sums = None if wishes.trust is None else OverlapSums(labels, wishes.trust.temperature)
+    sums = None
+    if wishes.trust is not None:
+        folds = [fold for member in predictor.members for fold in member.model.weights]
+        sums = OverlapSums(labels, [wishes.trust.temperature_of(fold) for fold in folds])
     with extras_for(wishes, predictor, volume, job.output, job.case) as extras:
         if sums is not None:
             extras = replace(extras or Extras(), hear=sums.hear)
@@ -266,11 +296,16 @@ def _predict_case(
     verdict = None
     if sums is not None and wishes.trust is not None:
         verdict = judge(wishes.trust, sums.found(), volume, predictor.plan, job.case)
-    return writing.submit(_write, mask, steps, labels.background, job), verdict
+    return writing.submit(_write, predictor, apply(steps, mask, labels.background), job), verdict
 
 
-def _write(mask: LabelVolume, steps: Sequence[Step], background: int, job: Job) -> None:
-    io.write(apply(steps, mask, background), job.output, like=job.images[0])
+def _write(predictor: Predictor, mask: LabelVolume, job: Job) -> None:
+    if job.format is None:
+        io.write(mask, job.output, like=job.images[0])
+    else:
+        dicom_masks.write(mask, predictor, job.images[0], job.output, job.format)
+        if job.measurements is not None:
+            dicom_masks.add_volumes(mask, predictor.plan, job.case, job.measurements)
 
 
 def _in_words(error: BaseException) -> str:

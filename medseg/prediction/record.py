@@ -8,9 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-import torch
-
-from medseg import __version__, documents
+from medseg import __version__, documents, io
 from medseg.errors import DocumentError
 from medseg.postprocessing import Step
 from medseg.prediction.outputs import Wishes
@@ -53,20 +51,11 @@ def describe_model(predictor: Predictor) -> str:
 
 def run_key(predictor: Predictor, wishes: Wishes, steps: Sequence[Step]) -> str:
     """Changes whenever any mask could: with the weights, the plan and the settings."""
-    digest = hashlib.sha256(repr((predictor.settings.mirror, predictor.settings.step, wishes, tuple(steps))).encode())
-    for member in predictor.members:
-        digest.update(documents.to_text(member.model.plan).encode())
-        digest.update(repr((member.configuration.name, member.precision, member.device.type)).encode())
-        for network in member.networks:
-            for name, tensor in network.state_dict().items():
-                digest.update(name.encode())
-                digest.update(tensor.cpu().contiguous().view(torch.uint8).numpy())
-    for stage in predictor.previous:
-        digest.update(b"" if stage is None else run_key(stage, wishes, ()).encode())
-    return digest.hexdigest()
+    parts = [(member.model.digest, member.precision, member.device.type) for member in predictor.members]
+    settings = predictor.settings
+    return hashlib.sha256(repr((settings.mirror, settings.step, wishes, tuple(steps), parts)).encode()).hexdigest()
 
 
-def job_key(run: str, images: Sequence[Path]) -> str:
-    """Changes whenever the mask of a scan could: with the scan's files too."""
-    stamps = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in images]
-    return hashlib.sha256(repr((run, stamps)).encode()).hexdigest()
+def job_key(run: str, images: Sequence[io.Source], format: str | None) -> str:
+    """Changes whenever the mask of a scan could: with the scan's files and the mask's format too."""
+    return hashlib.sha256(repr((run, format, [io.stamp(image) for image in images])).encode()).hexdigest()

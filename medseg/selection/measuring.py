@@ -19,9 +19,10 @@ VALIDATION_FOLDER = "validation"
 
 @dataclass(frozen=True)
 class HeldOut:
-    """One held-out case: its reference, and its mask by each configuration in order."""
+    """One held-out case: its fold, its reference, and its mask by each configuration in order."""
 
     case: str
+    fold: int
     reference: Path
     masks: tuple[Path, ...]
 
@@ -65,7 +66,7 @@ def held_out_cases(
         names,
         tuple(folds),
         [
-            HeldOut(case.name, case.label, tuple(mask(name, fold, case.name) for name in names))
+            HeldOut(case.name, fold, case.label, tuple(mask(name, fold, case.name) for name in names))
             for fold in folds
             for case in members[fold]
             if case.label is not None

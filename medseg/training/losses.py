@@ -23,6 +23,10 @@ class DiceCrossEntropy(torch.nn.Module):
     Args:
         labels: says whether outputs are exclusive classes or regions, and which index to ignore.
         batch_dice: pool voxels over the batch before taking Dice, instead of a Dice a sample.
+
+    Where a sample is not annotated for every class, a background voxel may belong to any of the others: their
+    probabilities count as background's (the marginal loss of Shi et al., Medical Image Analysis 70:101979, 2021), and
+    Dice is taken over annotated classes only. Regions without annotation are left out.
     """
 
     def __init__(self, labels: LabelSet, batch_dice: bool) -> None:
@@ -30,10 +34,21 @@ class DiceCrossEntropy(torch.nn.Module):
         self._regions = labels.class_indices if labels.has_regions else None
         self._ignore = labels.ignore_index
         self._dice = DiceLoss(batch=batch_dice, smooth_nr=_SMOOTH, smooth_dr=_SMOOTH)
+        self._class_dice = DiceLoss(batch=batch_dice, smooth_nr=_SMOOTH, smooth_dr=_SMOOTH, reduction="none")
+        self._batch_dice = batch_dice
+        self._order = torch.tensor([indices[0] for indices in labels.class_indices]).argsort()
 
-    def forward(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """Scalar loss of logits (B, K, ...) against label indices (B, ...)."""
+    def forward(
+        self, logits: torch.Tensor, target: torch.Tensor, unannotated: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Scalar loss of logits (B, K, ...) against label indices (B, ...).
+
+        Args:
+            unannotated: (B, classes) bool, classes in declared order, that a sample is not annotated for.
+        """
         logits = logits.float()
+        if unannotated is not None:
+            return self._partial(logits, target, unannotated.to(logits.device))
         valid = None if self._ignore is None else target != self._ignore
         if self._regions is not None:
             wanted = region_targets(target, self._regions).to(logits.dtype)
@@ -51,6 +66,32 @@ class DiceCrossEntropy(torch.nn.Module):
         mean = (entropy * mask[:, 0]).sum() / mask.sum().clamp_min(1.0)
         return mean + self._dice(probabilities * mask, wanted * mask)
 
+    def _partial(self, logits: torch.Tensor, target: torch.Tensor, unannotated: torch.Tensor) -> torch.Tensor:
+        valid = torch.ones_like(target, dtype=torch.bool) if self._ignore is None else target != self._ignore
+        ones = [1] * (logits.ndim - 2)
+        if self._regions is not None:
+            known = (~unannotated).to(logits.dtype).view(*unannotated.shape, *ones)
+            wanted = region_targets(target, self._regions).to(logits.dtype)
+            entropy = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
+            entropy = (entropy * known).sum(1) / known.sum(1).clamp_min(1.0)
+            probabilities = logits.sigmoid()
+        else:
+            unknown = unannotated[:, self._order.to(logits.device)]  # by output channel, background left out
+            known = (~unknown).to(logits.dtype).view(*unknown.shape, *ones)
+            indices = torch.where(valid, target, 0).long()
+            logarithms = logits.log_softmax(1)
+            merged = F.pad(unknown, (1, 0)).view(*logits.shape[:2], *ones)
+            merged = merged | (torch.arange(logits.shape[1], device=logits.device) == 0).view(1, -1, *ones)
+            background = logarithms.masked_fill(~merged, -torch.inf).logsumexp(1, keepdim=True)
+            entropy = F.nll_loss(torch.cat([background, logarithms[:, 1:]], 1), indices, reduction="none")
+            wanted = F.one_hot(indices, logits.shape[1]).movedim(-1, 1)[:, 1:].to(logits.dtype)
+            probabilities = logarithms[:, 1:].exp()
+        mask = valid.unsqueeze(1).to(logits.dtype)
+        mean = (entropy * mask[:, 0]).sum() / mask.sum().clamp_min(1.0)
+        dice = self._class_dice(probabilities * mask * known, wanted * mask * known).flatten()
+        counted = (known.flatten(1).amax(0) if self._batch_dice else known).flatten()
+        return mean + (dice * counted).sum() / counted.sum().clamp_min(1.0)
+
 
 class DeepSupervision(torch.nn.Module):
     """Weighted sum of a loss over scales, finest first; the coarsest of several gets no weight."""
@@ -59,13 +100,15 @@ class DeepSupervision(torch.nn.Module):
         super().__init__()
         self._loss = loss
 
-    def forward(self, scales: Sequence[torch.Tensor], target: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, scales: Sequence[torch.Tensor], target: torch.Tensor, unannotated: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Scalar loss of logits (B, K, ...) at each scale against label indices (B, ...) at the finest."""
         weights = scale_weights(len(scales))
         total = torch.zeros((), device=target.device)
         for logits, weight in zip(scales, weights, strict=True):
             if weight:
-                total = total + weight * self._loss(logits, downsample_labels(target, logits.shape[2:]))
+                total = total + weight * self._loss(logits, downsample_labels(target, logits.shape[2:]), unannotated)
         return total
 
 
@@ -91,14 +134,23 @@ def region_targets(target: torch.Tensor, regions: Sequence[Sequence[int]]) -> to
     return torch.stack([torch.isin(target, torch.tensor(list(r), device=target.device)) for r in regions], dim=1)
 
 
-def hard_dice_counts(logits: torch.Tensor, target: torch.Tensor, labels: LabelSet) -> torch.Tensor:
-    """True positives, predicted and reference voxels of each class, pooled over a batch: (classes, 3) float64."""
+def hard_dice_counts(
+    logits: torch.Tensor, target: torch.Tensor, labels: LabelSet, unannotated: torch.Tensor | None = None
+) -> torch.Tensor:
+    """True positives, predicted and reference voxels of each class, pooled over a batch: (classes, 3) float64.
+
+    Args:
+        unannotated: (B, classes) bool, where nothing is counted.
+    """
     valid = torch.ones_like(target, dtype=torch.bool)
     if labels.ignore_index is not None:
         valid = target != labels.ignore_index
     wanted = region_targets(target, labels.class_indices)
     found = logits > 0 if labels.has_regions else region_targets(logits.argmax(1), labels.class_indices)
     found, wanted = found & valid.unsqueeze(1), wanted & valid.unsqueeze(1)
+    if unannotated is not None:
+        known = ~unannotated.to(found.device).view(*unannotated.shape, *[1] * (found.ndim - 2))
+        found, wanted = found & known, wanted & known
     axes = [0, *range(2, wanted.ndim)]
     counts = [(found & wanted).sum(axes), found.sum(axes), wanted.sum(axes)]
     return torch.stack(counts, dim=1).double()

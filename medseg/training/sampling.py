@@ -6,7 +6,7 @@ A batch can therefore be drawn again at any time: a resumed run sees what an unb
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -84,12 +84,14 @@ class Batch:
     Attributes:
         images: (B, C, Z, Y, X) float32, or (B, C, Y, X).
         labels: (B, Z, Y, X) int16, or (B, Y, X).
+        cases: index of each sample's case.
         previous: in a cascade the previous stage's masks, like the labels, and what is to happen to them.
     """
 
     images: torch.Tensor
     labels: torch.Tensor
     parameters: AugmentationParameters
+    cases: tuple[int, ...]
     previous: torch.Tensor | None = None
     disturbances: tuple[Disturbance, ...] = ()
 
@@ -122,9 +124,13 @@ def draw_batch(
     policy: AugmentationPolicy,
     seed: int,
     iteration: int,
+    balance_classes: bool = False,
     previous_labels: int = 0,
 ) -> Batch:
     """The batch of one iteration. Cases take turns in an order shuffled anew each time round.
+
+    With ``balance_classes`` the patches centred on foreground show every class equally often, however few cases have
+    it: first a class is drawn, then one of the cases with it.
 
     Around each patch as much is read as its own turn and scale need, so no empty corner enters a patch.
 
@@ -141,25 +147,31 @@ def draw_batch(
     labels = np.zeros((batch_size, *largest), dtype=np.int16)
     previous = np.zeros_like(labels) if previous_labels else None
     first_forced = round(batch_size * (1 - FOREGROUND_SHARE))
+    chosen = []
     for i, size in enumerate(sizes):
-        case = cases[_turn(len(cases), seed, iteration * batch_size + i)]
-        around = _foreground_voxel(case, random) if i >= first_forced else None
+        turn = _turn(len(cases), seed, iteration * batch_size + i)
+        around = None
+        if i >= first_forced and balance_classes:
+            turn, around = _balanced(cases, turn, random)
+        elif i >= first_forced:
+            around = _foreground_voxel(cases[turn], random)
+        case = cases[turn]
+        chosen.append(turn)
         middle = tuple(slice((all_ - own) // 2, (all_ + own) // 2) for all_, own in zip(largest, size, strict=True))
         before = None if previous is None else previous[i][middle]
         _cut(case, around, patch_size, images[i][(slice(None), *middle)], labels[i][middle], before, random)
+    batch = Batch(torch.from_numpy(images), torch.from_numpy(labels), parameters, tuple(chosen))
     if previous is None:
-        return Batch(torch.from_numpy(images), torch.from_numpy(labels), parameters)
+        return batch
     disturbances = draw_disturbances(batch_size, previous_labels, random)
-    return Batch(
-        torch.from_numpy(images), torch.from_numpy(labels), parameters, torch.from_numpy(previous), disturbances
-    )
+    return replace(batch, previous=torch.from_numpy(previous), disturbances=disturbances)
 
 
 def validation_patches(
     cases: Sequence[PatchSource], patch_size: tuple[int, ...], limit: int, previous_labels: int = 0
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """One fixed patch around foreground of each of up to ``limit`` cases: (B, C, ...) float32 and (B, ...) int16."""
-    chosen = cases[:: -(-len(cases) // limit)]
+    chosen = cases[validation_subset(len(cases), limit)]
     images = np.zeros((len(chosen), chosen[0].channels, *patch_size), dtype=np.float32)
     labels = np.zeros((len(chosen), *patch_size), dtype=np.int16)
     previous = np.zeros_like(labels)
@@ -168,6 +180,11 @@ def validation_patches(
         _cut(case, _foreground_voxel(case, random), patch_size, images[i], labels[i], previous[i], random)
     before = torch.from_numpy(previous)
     return with_previous(torch.from_numpy(images), before, previous_labels), torch.from_numpy(labels)
+
+
+def validation_subset(count: int, limit: int) -> slice:
+    """Which of so many cases give a patch for validation."""
+    return slice(None, None, max(1, -(-count // limit)))
 
 
 def _turn(cases: int, seed: int, position: int) -> int:
@@ -183,6 +200,20 @@ def _foreground_voxel(case: PatchSource, random: np.random.Generator) -> np.ndar
         return None
     voxels = present[random.integers(len(present))]
     return voxels[int(random.integers(len(voxels)))]
+
+
+def _balanced(cases: Sequence[PatchSource], turn: int, random: np.random.Generator) -> tuple[int, np.ndarray | None]:
+    """A voxel of a class that any case has, and the case it is of; without foreground the case whose turn it is."""
+    holders = [
+        [i for i, case in enumerate(cases) if len(case.foreground[group])] for group in range(len(cases[0].foreground))
+    ]
+    present = [group for group, found in enumerate(holders) if found]
+    if not present:
+        return turn, None
+    group = present[random.integers(len(present))]
+    case = holders[group][random.integers(len(holders[group]))]
+    voxels = cases[case].foreground[group]
+    return case, voxels[int(random.integers(len(voxels)))]
 
 
 def _cut(

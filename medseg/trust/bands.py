@@ -61,7 +61,7 @@ class TrustDocument:
 
     Attributes:
         folds: whose held-out cases it rests on.
-        temperature: that logits are divided by.
+        temperatures: of each fold, that its logits are divided by.
         bands: of each label with enough cases, and of the mean over labels.
         presence: share of held-out cases that hold each label.
         scans: what the training scans are like.
@@ -70,10 +70,14 @@ class TrustDocument:
     version: Literal[1]
     configuration: str
     folds: tuple[int, ...]
-    temperature: float
+    temperatures: dict[str, float]
     bands: tuple[Band, ...]
     presence: dict[str, float]
     scans: TrainingScans
+
+    def temperature_of(self, fold: str) -> float:
+        """What the logits of a fold are divided by; of one that was not calibrated the median of the others."""
+        return self.temperatures.get(fold, float(np.median(list(self.temperatures.values()))))
 
 
 def load_trust(model: str | os.PathLike[str]) -> TrustDocument:

@@ -1,6 +1,6 @@
-"""What held-out cases say about a model's probabilities: one temperature, bands of Dice, and what the scans are like.
+"""What held-out cases say about a model's probabilities: a temperature a fold, bands of Dice, what scans are like.
 
-Each held-out case has been predicted by the one fold that has not seen it. The temperature makes these probabilities
+Each held-out case has been predicted by the one fold that has not seen it. A fold's temperature makes its probabilities
 likeliest in and around the foreground (Guo et al. 2017, arXiv 1706.04599).
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -66,16 +66,21 @@ def calibrate(
     def over_cases(task: Callable[[Any], R], over: Sequence[Any], what: str) -> list[R]:
         return values(map_cases(task, over, name=_name, what=what, workers=workers, progress=progress), what)
 
-    samples = over_cases(partial(_sample, plan.labels), cases, "fitting the temperature")
-    temperature = fit_temperature(samples, plan.labels)
-    figures = over_cases(partial(_promised_and_true, plan.labels, temperature), cases, "measuring promises")
+    samples = over_cases(partial(_sample, plan.labels), cases, "fitting temperatures")
+    temperatures = {
+        str(fold): fit_temperature(
+            [sample for sample, case in zip(samples, cases, strict=True) if case.fold == fold], plan.labels
+        )
+        for fold in folds
+    }
+    figures = over_cases(partial(_promised_and_true, plan.labels, temperatures), cases, "measuring promises")
     scans = over_cases(partial(_describe, plan), opened.dataset.cases, "describing scans")
     promised, true = (np.stack(columns) for columns in zip(*figures, strict=True))  # (cases, labels)
     document = TrustDocument(
         version=1,
         configuration=name,
         folds=folds,
-        temperature=temperature,
+        temperatures=temperatures,
         bands=bands_of(plan.labels.names, promised, true),
         presence=_presence(opened, plan.labels),
         scans=training_scans(scans),
@@ -158,11 +163,13 @@ def _sample(labels: LabelSet, case: HeldOut) -> tuple[np.ndarray, np.ndarray]:
     return flat, wanted
 
 
-def _promised_and_true(labels: LabelSet, temperature: float, case: HeldOut) -> tuple[np.ndarray, np.ndarray]:
+def _promised_and_true(
+    labels: LabelSet, temperatures: Mapping[str, float], case: HeldOut
+) -> tuple[np.ndarray, np.ndarray]:
     """Dice of each label that the probabilities promise, and that the reference gives; NaN where undefined."""
     logits = torch.from_numpy(_logits(case, labels))
     indices = _decided(logits, labels)
-    sums = OverlapSums(labels, temperature)
+    sums = OverlapSums(labels, [temperatures[str(case.fold)]])
     for start in range(0, logits.shape[1], _PLANES):
         planes = slice(start, start + _PLANES)
         sums.hear([logits[:, planes]], indices[planes])

@@ -36,12 +36,12 @@ class OverlapSums:
     """Adds up what :class:`LabelOverlap` needs.
 
     Args:
-        temperature: logits are divided by it first (Guo et al. 2017, arXiv 1706.04599).
+        temperatures: of each fold; its logits are divided by it first (Guo et al. 2017, arXiv 1706.04599).
     """
 
-    def __init__(self, labels: LabelSet, temperature: float) -> None:
+    def __init__(self, labels: LabelSet, temperatures: Sequence[float]) -> None:
         self._labels = labels
-        self._temperature = temperature
+        self._temperatures = tuple(temperatures)
         classes = labels.class_indices
         self._outputs = range(len(classes)) if labels.has_regions else [indices[0] for indices in classes]
         self._covers = torch.zeros(len(labels.values) + 1, len(classes), dtype=torch.bool)
@@ -59,8 +59,9 @@ class OverlapSums:
         if not self._both:
             self._both = [torch.zeros(len(masks), dtype=torch.int64) for _ in voices]
             self._votes = [torch.zeros(len(masks), dtype=torch.int64) for _ in voices]
-        for logits, both, votes in zip(voices, self._both, self._votes, strict=True):
-            likely = probabilities(logits.float() / self._temperature, self._labels)
+        each = zip(voices, self._temperatures, self._both, self._votes, strict=True)
+        for logits, temperature, both, votes in each:
+            likely = probabilities(logits.float() / temperature, self._labels)
             for number, (output, mask) in enumerate(zip(self._outputs, masks, strict=True)):
                 self._total[number] += likely[output].sum(dtype=torch.float64).cpu() / len(voices)
                 self._inside[number] += likely[output][mask].sum(dtype=torch.float64).cpu() / len(voices)

@@ -85,7 +85,8 @@ def calibrate(
     if as_json:
         print_json(documents.to_json(trust))
         return
-    typer.echo(f"{name}: folds {', '.join(map(str, trust.folds))}, temperature {trust.temperature:.2f}")
+    temperatures = ", ".join(f"{value:.2f} of fold {fold}" for fold, value in trust.temperatures.items())
+    typer.echo(f"{name}: temperature {temperatures}")
     for band in trust.bands:
         low, dice, high = band.around(0.9)
         typer.echo(

@@ -23,6 +23,7 @@ from medseg.cli.output import print_json
 from medseg.cli.signals import StopOnSignal
 
 if TYPE_CHECKING:
+    from medseg.dicom.mask_writing import MaskFormat
     from medseg.prediction import Estimate
     from medseg.trust import CaseTrust
 
@@ -32,6 +33,8 @@ MOST_SHOWN = 10
 class Format(StrEnum):
     same = "same"
     nifti = "nifti"
+    seg = "seg"
+    rtstruct = "rtstruct"
 
 
 def predict(
@@ -64,7 +67,9 @@ def predict(
             help="Also say how far each mask can be trusted, in trust.csv and trust.json; after `medseg calibrate`.",
         ),
     ] = False,
-    output_format: Annotated[Format, typer.Option("--format", help="File format of masks.")] = Format.same,
+    output_format: Annotated[
+        Format, typer.Option("--format", help="File format of masks; seg, rtstruct: DICOM objects.")
+    ] = Format.same,
     as_json: JsonOption = False,
 ) -> None:
     """Segment scans: each mask lies on the grid of its scan and is named after its case.
@@ -121,6 +126,7 @@ def predict(
             steps=choice.steps,
             wishes=wishes,
             ending=".nii.gz" if output_format is Format.nifti else None,
+            format=_dicom_format(output_format),
             should_stop=stop,
             progress=display,
         )
@@ -158,6 +164,16 @@ def _trust_text(verdicts: Sequence[CaseTrust]) -> str:
     if len(worrying) > MOST_SHOWN:
         lines.append(f"and {len(worrying) - MOST_SHOWN} more in trust.csv")
     return "\n".join([f"look at {len(worrying)} of {len(verdicts)} masks", *lines])
+
+
+def _dicom_format(output_format: Format) -> MaskFormat | None:
+    match output_format:
+        case Format.seg:
+            return "seg"
+        case Format.rtstruct:
+            return "rtstruct"
+        case _:
+            return None
 
 
 def _estimates_text(estimates: Sequence[Estimate]) -> str:

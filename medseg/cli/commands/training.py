@@ -30,12 +30,20 @@ def train(
     fold: Annotated[str | None, typer.Option("--fold", help="Folds: 3, 0-4, 0,2 or all.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Length in epochs of 250 iterations.")] = None,
     iterations: Annotated[int | None, typer.Option(min=1, help="Length in iterations.")] = None,
-    budget: Annotated[str | None, typer.Option(help="Length in time a fold: 45m, 2h, 1h30m.")] = None,
+    budget: Annotated[str | None, typer.Option(help="Length in time a fold: 45m, 2h, 1h30m, or auto.")] = None,
     device: DeviceOption = "auto",
     seed: Annotated[int | None, typer.Option(help="Of all that is random. [default: 0]")] = None,
     precision: PrecisionOption = "auto",
     restart: Annotated[bool, typer.Option("--restart", help="Begin anew instead of going on.")] = False,
-    pretrained: Annotated[Path | None, typer.Option(help="Model folder to take first weights from.")] = None,
+    pretrained: Annotated[
+        Path | None, typer.Option(help="Model to take first weights from, medseg's or nnU-Net's.")
+    ] = None,
+    freeze: Annotated[
+        str, typer.Option(help="Iterations for which the pretrained encoder stays as it is, or all.")
+    ] = "0",
+    balance_classes: Annotated[
+        bool, typer.Option("--balance-classes", help="Show rare classes as often as common ones.")
+    ] = False,
     workers: WorkersOption = "0",
 ) -> None:
     """Train folds, then predict and measure each one's held-out cases. A run that stopped goes on where it was.
@@ -61,12 +69,14 @@ def train(
                 number,
                 epochs=epochs,
                 iterations=iterations,
-                budget_seconds=parse.seconds(budget) if budget else None,
+                budget_seconds=parse.budget(budget) if budget else None,
                 device=device,
                 precision=precision,
                 seed=seed,
                 restart=restart,
                 pretrained=pretrained,
+                freeze=parse.freeze(freeze),
+                balance_classes=balance_classes,
                 workers=parse.workers(workers),
                 should_stop=stop,
                 progress=display,
