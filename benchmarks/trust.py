@@ -1,6 +1,6 @@
 """How often the band of expected Dice holds, and whether the list of masks to look at finds the poor ones.
 
-    python -m benchmarks.trust DATASET FOLDER [--cases 75] [--folds 3] [--budget 3m] [--device auto]
+    python -m benchmarks.trust DATASET FOLDER [--cases 75] [--folds 3] [--budget 3m] [--test N] [--device auto]
 
 Of a dataset in MSD form, some cases train the folds, whose held-out cases calibrate the model; all others have been
 seen by none and are the test. They are predicted as they are, with one fold, which is what was calibrated, and with all
@@ -135,6 +135,7 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=75)
     parser.add_argument("--folds", type=int, default=3)
     parser.add_argument("--budget", default="3m")
+    parser.add_argument("--test", type=int, help="cases to predict with all folds; a third of them are spoilt")
     parser.add_argument("--device", default="auto")
     given = parser.parse_args()
     unseen = divide(given.dataset, given.folder, given.cases, given.folds)
@@ -159,7 +160,7 @@ def main() -> None:
     scans = [given.folder / "data" / "imagesTr" / f"{case}.nii.gz" for case in unseen]
     common = (workspace.model_folder(name), references, Wishes(trust=trust), given.device)
     measure("unseen, one fold", scans, given.folder / "one", *common, (0,))
-    measure("unseen, all folds", scans, given.folder / "all", *common)
+    measure("unseen, all folds", scans[: given.test], given.folder / "all", *common)
     spoils: dict[str, Callable[[Volume], Volume]] = {
         "with noise": noisy,
         "blurred along z": blurred,
@@ -168,7 +169,7 @@ def main() -> None:
     for title, spoil in spoils.items():
         folder = given.folder / spoil.__name__
         spoilt = []
-        for scan in scans[:40]:
+        for scan in scans[: len(scans[: given.test]) // 3]:
             spoilt.append(folder / "scans" / scan.name)
             io.write(spoil(io.read(scan)), spoilt[-1])
         measure(title, spoilt, folder / "out", *common)

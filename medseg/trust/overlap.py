@@ -1,8 +1,8 @@
 """The Dice that probabilities promise, summed plane by plane while a scan is predicted.
 
 Were the probabilities right, the reference would hold each voxel with its probability; the ratio of the expected parts
-of Dice is then, for a mask M and probabilities p, 2 sum_M p / (|M| + sum p). Of several folds p is the mean: where they
-disagree it is near one half, and the promise falls.
+of Dice is then, for a mask M and probabilities p, 2 sum_M p / (|M| + sum p). Of several folds logits are averaged, as for
+the mask: where they disagree p is near one half, and the promise falls.
 """
 
 from __future__ import annotations
@@ -59,12 +59,14 @@ class OverlapSums:
         if not self._both:
             self._both = [torch.zeros(len(masks), dtype=torch.int64) for _ in voices]
             self._votes = [torch.zeros(len(masks), dtype=torch.int64) for _ in voices]
-        each = zip(voices, self._temperatures, self._both, self._votes, strict=True)
-        for logits, temperature, both, votes in each:
-            likely = probabilities(logits.float() / temperature, self._labels)
-            for number, (output, mask) in enumerate(zip(self._outputs, masks, strict=True)):
-                self._total[number] += likely[output].sum(dtype=torch.float64).cpu() / len(voices)
-                self._inside[number] += likely[output][mask].sum(dtype=torch.float64).cpu() / len(voices)
+        together = torch.zeros_like(voices[0], dtype=torch.float32)
+        for logits, temperature in zip(voices, self._temperatures, strict=True):
+            together.add_(logits.float(), alpha=1 / (temperature * len(voices)))
+        likely = probabilities(together, self._labels)
+        for number, (output, mask) in enumerate(zip(self._outputs, masks, strict=True)):
+            self._total[number] += likely[output].sum(dtype=torch.float64).cpu()
+            self._inside[number] += likely[output][mask].sum(dtype=torch.float64).cpu()
+        for logits, both, votes in zip(voices, self._both, self._votes, strict=True):
             if len(voices) > 1:
                 own = decide(probabilities(logits.float(), self._labels), self._labels)
                 for number, mask in enumerate(masks):
