@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from examples import small_plan
+from scipy.ndimage import gaussian_filter
 
 from medseg import documents, io
 from medseg.cli import run
@@ -149,6 +150,9 @@ def test_scans_like_those_of_training_do_not_drift() -> None:
 def test_what_drifts_is_named() -> None:
     assert outside(scan(spacing=(5.0, 1.0, 1.0)), plan()) == ["spacing z (mm)", "field of view z (mm)"]
     assert outside(scan((10, 20, 40)), plan()) == ["field of view x (mm)"]
+    smooth = scan()
+    blurred = smooth.with_array(gaussian_filter(smooth.array, (0, 2, 0, 0)))
+    assert "channel 0: sharpness z (SD)" in outside(blurred, plan("zscore"))
     slip = outside(scan(shift=1024), plan())
     assert len(slip) == 3
     assert "channel 0: 50 % of voxels below" in slip
@@ -279,7 +283,7 @@ def test_of_pairs_no_dice_is_expected(trained: Path, monkeypatch: pytest.MonkeyP
     (verdict,) = json.loads(capsys.readouterr().out)["trust"]
     assert verdict["mean"]["dice"] is None
     assert verdict["mean"]["fold_agreement"] is None or 0 <= verdict["mean"]["fold_agreement"] <= 1
-    assert len(verdict["drift"]) == 9
+    assert len(verdict["drift"]) == 12
 
 
 def test_calibration_needs_probabilities(trained: Path) -> None:

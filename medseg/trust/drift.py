@@ -1,4 +1,4 @@
-"""Whether a scan is like those of training: spacing, field of view, intensities and orientation, in numbers."""
+"""Whether a scan is like those of training: spacing, field of view, intensities, sharpness, orientation, in numbers."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ import numpy as np
 from medseg.planning.plan import Plan
 from medseg.volume import CANONICAL, Volume
 
-LENGTH_FACTOR = 1.25
-"""Lengths may leave the range of training by this factor."""
+FACTOR = 1.25
+"""Lengths and sharpness may leave the range of training by this factor."""
 INTENSITY_SHARE = 0.25
 """Intensities may leave it by this part of the distance from the lowest to the highest of training."""
 MOST_VOXELS = 400_000
 PERCENTILES = (0.5, 50.0, 99.5)
+BOX = 128
+"""Voxels a side of the box in the middle of the scan by which sharpness is judged."""
 
 
 @dataclass(frozen=True)
@@ -66,16 +68,19 @@ def describe_scan(volume: Volume, plan: Plan) -> ScanNumbers:
 
     Spacing and field of view are along the patient's axes (of a model that keeps stored axes, along these).
     Intensities are percentiles of each channel over voxels that are not zero, evenly spaced; where a channel is
-    standardised scan by scan, in standard deviations from its mean, since its units then mean nothing.
+    standardised scan by scan, in standard deviations from its mean, since its units then mean nothing. Sharpness is the
+    mean difference of neighbours along an axis, in standard deviations: little in a blurred scan, much in a noisy one.
     """
     geometry, stored = volume.geometry, plan.orientation == "stored"
-    upright = geometry if stored else geometry.changed(geometry.change_to(CANONICAL))
+    turned = volume if stored else volume.changed(geometry.change_to(CANONICAL))
+    upright = turned.geometry
     numbers: dict[str, float] = {}
     for axis, spacing, size in zip("zyx", upright.spacing_mm, upright.shape, strict=True):
         numbers[f"spacing {axis} (mm)"] = spacing
         numbers[f"field of view {axis} (mm)"] = spacing * size
     schemes = [rule.scheme for rule in plan.configurations[0].normalization]
-    for name, scheme, channel in zip(plan.channels, schemes, volume.array, strict=True):
+    middle = tuple(slice(max(0, (size - BOX) // 2), (size + BOX) // 2) for size in upright.shape)
+    for name, scheme, channel, shown in zip(plan.channels, schemes, volume.array, turned.array, strict=True):
         values = channel.ravel()[:: max(1, channel.size // MOST_VOXELS)].astype(np.float64)
         values = values[values != 0]
         if scheme == "zscore" and len(values):
@@ -84,6 +89,11 @@ def describe_scan(volume: Volume, plan: Plan) -> ScanNumbers:
         unit = " in SD" if scheme == "zscore" else ""
         for percentile, value in zip(PERCENTILES, found, strict=True):
             numbers[f"{name}: {percentile:g} % of voxels below{unit}"] = float(value)
+        box = shown[middle].astype(np.float32)
+        spread = max(float(box.std()), 1e-8)
+        for axis, letter in enumerate("zyx"):
+            step = np.abs(np.diff(box, axis=axis)).mean() if box.shape[axis] > 1 else 0.0
+            numbers[f"{name}: sharpness {letter} (SD)"] = float(step) / spread
     return ScanNumbers(geometry.orientation, numbers)
 
 
@@ -94,11 +104,14 @@ def training_scans(scans: Sequence[ScanNumbers]) -> TrainingScans:
     values = {name: np.array([scan.numbers[name] for scan in scans]) for name in names}
     for name in names:
         lowest, highest = float(values[name].min()), float(values[name].max())
-        if name.endswith("(mm)"):
-            low, high = lowest / LENGTH_FACTOR, highest * LENGTH_FACTOR
+        if name.endswith(("(mm)", "(SD)")):
+            low, high = lowest / FACTOR, highest * FACTOR
         else:
             channel = name.partition(": ")[0]
-            together = np.concatenate([each for other, each in values.items() if other.startswith(f"{channel}: ")])
+            percentiles = [
+                each for other, each in values.items() if other.startswith(f"{channel}: ") and "below" in other
+            ]
+            together = np.concatenate(percentiles)
             slack = INTENSITY_SHARE * float(np.ptp(together))
             low, high = lowest - slack, highest + slack
         ranges.append(Range(name, lowest, highest, low, high))

@@ -1,8 +1,8 @@
 """The Dice that probabilities promise, summed plane by plane while a scan is predicted.
 
 Were the probabilities right, the reference would hold each voxel with its probability; the ratio of the expected parts
-of Dice is then, for a mask M and probabilities p, 2 sum_M p / (|M| + sum p). Of several folds logits are averaged, as for
-the mask: where they disagree p is near one half, and the promise falls.
+of Dice is then, for a mask M and probabilities p, 2 sum_M p / (|M| + sum p). Of several folds logits are averaged, as
+for the mask: where they disagree p is near one half, and the promise falls.
 """
 
 from __future__ import annotations
