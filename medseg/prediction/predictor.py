@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from medseg import io
 from medseg.device import choose_device
 from medseg.errors import UsageError
 from medseg.model import Model
+from medseg.networks.memory import freed_memory_kept
 from medseg.planning.plan import Plan
 from medseg.prediction.member import Member, Placement
 from medseg.prediction.settings import DEFAULT_SETTINGS, PredictionSettings
@@ -127,6 +129,12 @@ class Predictor:
         Args:
             case: names the scan in errors.
         """
+        with freed_memory_kept() if self.device.type == "cpu" else nullcontext():
+            return self._segment(volume, case, previous, extras, progress)
+
+    def _segment(
+        self, volume: Volume, case: str, previous: LabelVolume | None, extras: Extras | None, progress: Progress
+    ) -> LabelVolume:
         scans = [self._prepare(index, volume, case, previous, progress) for index in range(len(self.members))]
         trace, labels = scans[0].trace, self.plan.labels
         if len(scans) == 1 and extras is None:
@@ -163,7 +171,7 @@ class Predictor:
                     f"{case}: {member.configuration.name} needs the mask of {member.configuration.previous_stage},"
                     " and this model does not have that stage with it"
                 )
-            previous = stage.segment(volume, case=case, progress=progress)
+            previous = stage._segment(volume, case, None, None, progress)
         return prepare_planes(volume, member.model.plan, member.configuration, previous, case=case)
 
     def _opinions(
