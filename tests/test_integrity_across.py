@@ -13,9 +13,11 @@ from test_integrity import brief, examine, only, run, scan, sound
 from medseg import integrity, io, splits
 from medseg.dataset import Dataset
 from medseg.errors import UsageError
-from medseg.integrity import keep_together
+from medseg.integrity import ClassBalance, keep_together
+from medseg.integrity.across import balance_problems
 from medseg.integrity.records import record, sketch
 from medseg.integrity.units import unit_problems
+from medseg.labels import LabelSet
 from medseg.volume import Geometry, LabelVolume, Volume
 
 HU = np.r_[np.full(400, -1000), np.linspace(-120, 180, 500), np.linspace(200, 1500, 100)]
@@ -186,6 +188,15 @@ def test_a_class_that_few_masks_show(tmp_path: Path) -> None:
     ]
     assert found.classes[1].total_ml == pytest.approx(2 * 10 / 1000)  # one voxel of 5 x 2 x 1 mm each
     assert examine(with_masks(tmp_path / "two", {f"c{number}": both for number in range(12)})) == ()
+
+
+@pytest.mark.parametrize(("shown", "rare"), [(5, True), (6, False)])
+def test_a_tenth_of_many_masks_is_enough(shown: int, rare: bool) -> None:
+    labels = LabelSet({"organ": (1,)})
+    names = [f"c{number}" for number in range(60)]
+    one = ClassBalance("organ", dict.fromkeys(names[:shown], 1.0), 60)
+    found = list(balance_problems([one], labels, splits.make_splits(names)))
+    assert len(found) == rare
 
 
 def test_a_class_of_another_size(tmp_path: Path) -> None:

@@ -83,6 +83,7 @@ def examination_report(
         words, command = _divided(finding.remedy)
         anchor = anchors.get(finding.case or "", "")
         listed.setdefault(_TITLES[finding.severity], []).append(_Listed(finding, words, command, anchor))
+    seen = any(one.volumes_ml for one in examination.classes)
     images = "Cases" if dataset is not None else "Images"
     page = render(
         "examination.html",
@@ -95,7 +96,7 @@ def examination_report(
         more=max(0, len(ranked) - MOST_FINDINGS),
         facts={**_facts(examination), "Made with": versions()},
         clusters=_clusters(records),
-        balance=Markup(examination_plots.balance(examination.classes)) if examination.classes else "",
+        balance=Markup(examination_plots.balance(examination.classes)) if seen else "",
         intensities=Markup(examination_plots.intensities(records, dataset.channels)) if dataset else "",
         drawn=drawn,
         color=overlays.REFERENCE_COLOR,
