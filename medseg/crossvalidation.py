@@ -19,8 +19,8 @@ import psutil
 import torch
 
 from medseg import atomic, documents, io, store
-from medseg.device import choose_device, choose_precision, describe
-from medseg.errors import CasesFailedError, DocumentError, UsageError
+from medseg.device import choose_device, choose_precision, describe, deterministic_algorithms
+from medseg.errors import CasesFailedError, UsageError
 from medseg.evaluation import Evaluation, Pair, Pairing, evaluate_pairs, write_tables
 from medseg.model import (
     MODEL_FILE,
@@ -32,7 +32,6 @@ from medseg.model import (
     load_model,
 )
 from medseg.networks.memory import freed_memory_kept
-from medseg.patches import patches_in
 from medseg.planning.plan import Configuration
 from medseg.prediction import (
     DEFAULT_SETTINGS,
@@ -45,48 +44,19 @@ from medseg.prediction import (
 from medseg.progress import Progress, silent
 from medseg.report import training_plot
 from medseg.selection import probabilities_of
-from medseg.training.loop import PROGRESS_FILE, Run, Trainer, seconds_per_sample, train_network
+from medseg.training.loop import PROGRESS_FILE, Run, Trainer, train_network
 from medseg.training.partial import annotated_rows
 from medseg.training.pretrained import load_pretrained
-from medseg.training.recipe import (
-    BUDGET_SHARE,
-    DEFAULT_EPOCHS,
-    EPOCH_ITERATIONS,
-    SMALLEST_BATCH,
-    recipe_for_budget,
-    recipe_for_iterations,
-    suggest_budget,
-)
+from medseg.training.recipe import DEFAULT_EPOCHS, EPOCH_ITERATIONS, recipe_for_iterations
 from medseg.training.sampling import InMemoryCase, PatchSource
+from medseg.training.starting import RUN_FILE, Length, run_under_way, within_budget
+from medseg.training.team import ALONE, Team
 from medseg.workspace import Workspace, preprocess, previous_masks
 
-RUN_FILE = "run.json"
 # Prepared cases are held in memory while they take at most this part of what is free; else patches come from disk.
 MEMORY_SHARE = 0.5
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Length:
-    """How long to train: at most one of these; by default nnU-Net's 1000 epochs.
-
-    Raises:
-        UsageError: more than one is given.
-    """
-
-    epochs: int | None = None
-    iterations: int | None = None
-    budget_seconds: float | Literal["auto"] | None = None
-
-    def __post_init__(self) -> None:
-        if sum(value is not None for value in (self.epochs, self.iterations, self.budget_seconds)) > 1:
-            raise UsageError("--epochs, --iterations and --budget each say how long to train; give one of them")
-
-    @property
-    def steps(self) -> int | None:
-        """Iterations, if they were asked for."""
-        return self.iterations if self.epochs is None else self.epochs * EPOCH_ITERATIONS
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +82,9 @@ def train(
     pretrained: str | os.PathLike[str] | None = None,
     freeze: int | Literal["all"] = 0,
     balance_classes: bool = False,
+    deterministic: bool = False,
     workers: int | str = 0,
+    team: Team = ALONE,
     should_stop: Callable[[], bool] = lambda: False,
     progress: Progress = silent,
 ) -> FoldResult | None:
@@ -127,6 +99,8 @@ def train(
         pretrained: model, ours or nnU-Net's, to take the first weights from.
         freeze: iterations for which the pretrained encoder stays as it is.
         balance_classes: show rare classes as often as common ones.
+        deterministic: the same bits each time on the same GPU too, where that is slower; on a CPU they always are.
+        team: the processes that train together, each with a batch as the plan has it; all of them make this call.
         should_stop: asked after every step; once true, a checkpoint is written and training stops.
 
     Returns:
@@ -143,32 +117,50 @@ def train(
         raise UsageError("--freeze keeps a pretrained encoder as it is; say which with --pretrained MODEL")
     split = opened.split(fold)
     folder = fold_folder(opened.model_folder(chosen.name), fold)
-    if restart:
+    if restart and team.leads:
         shutil.rmtree(folder, ignore_errors=True)
-    run = _run_under_way(folder, length, seed, balance_classes or None)
-    if run is None or not (folder / WEIGHTS_FILE).is_file():
+    team.wait()
+    run = run_under_way(
+        folder, length, seed=seed, balance_classes=balance_classes or None, deterministic=deterministic or None
+    )
+    trained = run is not None and (folder / WEIGHTS_FILE).is_file()
+    team.wait()  # nothing is written before all have looked
+    if not trained:
         began = time.monotonic()
-        preprocess(opened, chosen, cases=[*split.train, *split.validation], workers=workers, progress=progress)
-        cases, held_out = (_open_cases(opened, chosen, names) for names in (split.train, split.validation))
-        where = choose_device(device)
-        if run is None:
+        if team.leads:
+            preprocess(opened, chosen, cases=[*split.train, *split.validation], workers=workers, progress=progress)
+        team.wait()
+        cases, held_out = (_open_cases(opened, chosen, names, team) for names in (split.train, split.validation))
+        where = choose_device(team.device_name(device))
+        if run is None and team.leads:
+            steps, batch = length.steps or DEFAULT_EPOCHS * EPOCH_ITERATIONS, chosen.batch_size * team.size
             run = Run(
                 version=1,
                 configuration=chosen.name,
                 fold=fold,
                 seed=seed or 0,
                 precision=choose_precision(precision, where),
-                recipe=recipe_for_iterations(length.steps or DEFAULT_EPOCHS * EPOCH_ITERATIONS, chosen.batch_size),
+                recipe=recipe_for_iterations(steps, batch),
                 pretrained=None if pretrained is None else str(pretrained),
+                deterministic=deterministic,
             )
             if budget_seconds is not None:
-                run = _within_budget(run, budget_seconds, began, opened, chosen, cases, where)
+                run = within_budget(run, budget_seconds, began, opened.plan, chosen, cases, where, team)
             run = replace(run, recipe=replace(run.recipe, balance_classes=balance_classes, frozen_iterations=freeze))
             documents.save(run, folder / RUN_FILE)
-        if not _train_fold(opened, chosen, cases, held_out, run, folder, where, should_stop, progress):
+        team.wait()
+        run = run or documents.load(Run, folder / RUN_FILE)
+        if not _train_fold(opened, chosen, cases, held_out, run, folder, where, team, should_stop, progress):
             return None
     evaluation = validate_fold(
-        opened, chosen, fold, device=device, precision=precision, should_stop=should_stop, progress=progress
+        opened,
+        chosen,
+        fold,
+        device=device,
+        precision=precision,
+        team=team,
+        should_stop=should_stop,
+        progress=progress,
     )
     return None if evaluation is None else FoldResult(folder, evaluation)
 
@@ -182,13 +174,14 @@ def validate_fold(
     precision: str = "auto",
     settings: PredictionSettings = DEFAULT_SETTINGS,
     probabilities: bool = False,
+    team: Team = ALONE,
     should_stop: Callable[[], bool] = lambda: False,
     progress: Progress = silent,
 ) -> Evaluation | None:
     """Predict the held-out cases of a trained fold into its ``validation`` folder and measure them.
 
     Masks newer than the weights are kept, so an interrupted validation goes on; with ``probabilities``, those that have
-    theirs beside them.
+    theirs beside them. Of a team each process predicts its part of the cases.
 
     Returns:
         The comparison, or None if it was stopped before all cases were predicted.
@@ -217,14 +210,18 @@ def validate_fold(
         return all(path.is_file() and path.stat().st_mtime_ns > weights_time for path in files)
 
     waiting = [job for job in jobs if not is_there(job)]
+    team.wait()
+    waiting = waiting[team.rank :: team.size]
+    left = 0
     if waiting:
-        predictor = Predictor(load_model(model_folder, (fold,)), device, precision, settings)
+        predictor = Predictor(load_model(model_folder, (fold,)), team.device_name(device), precision, settings)
         wishes = Wishes(probabilities=probabilities)
         done = predict_cases(predictor, waiting, wishes=wishes, should_stop=should_stop, progress=progress)
         if done.failures:
             raise CasesFailedError(f"validation of fold {fold}", done.failures, len(jobs))
-        if len(done.masks) < len(waiting):
-            return None
+        left = len(waiting) - len(done.masks)
+    if team.any(left > 0):
+        return None
     pairs = {
         job.case: Pair(job.output, case.label, case.segments)
         for job, case in zip(jobs, cases, strict=True)
@@ -232,7 +229,8 @@ def validate_fold(
     }
     evaluation = evaluate_pairs(Pairing(pairs, {}, ()), workspace.plan.labels, progress=progress)
     evaluation = annotated_rows(evaluation, cases)
-    write_tables(evaluation, folder)
+    if team.leads:
+        write_tables(evaluation, folder)
     return evaluation
 
 
@@ -279,6 +277,7 @@ def _train_fold(
     run: Run,
     folder: Path,
     device: torch.device,
+    team: Team,
     should_stop: Callable[[], bool],
     progress: Progress,
 ) -> bool:
@@ -294,16 +293,19 @@ def _train_fold(
         device,
         partial=[refs[name] for name in split.train],
         validation_partial=[refs[name] for name in split.validation],
+        team=team,
     )
     if run.pretrained is not None:
         load_pretrained(trainer.network, workspace.plan, Path(run.pretrained))
-    documents.save(ModelDocument(1, workspace.plan, configuration.name), folder.parent / MODEL_FILE)
-    if configuration.previous_stage is not None:
+    if team.leads:
+        documents.save(ModelDocument(1, workspace.plan, configuration.name), folder.parent / MODEL_FILE)
+    if team.leads and configuration.previous_stage is not None:
         _bring_along(workspace.model_folder(configuration.previous_stage), folder.parent / PREVIOUS_FOLDER)
-    with freed_memory_kept():
+    with freed_memory_kept(), deterministic_algorithms(run.deterministic):
         finished = train_network(trainer, folder, should_stop=should_stop, progress=progress)
-    if (folder / PROGRESS_FILE).is_file():
+    if team.leads and (folder / PROGRESS_FILE).is_file():
         training_plot(folder / PROGRESS_FILE, folder / "progress.png")
+    team.wait()  # for the leader's weights
     return finished
 
 
@@ -316,63 +318,14 @@ def _bring_along(stage: Path, target: Path) -> None:
             shutil.copy2(weights, temporary / weights.parent.name / WEIGHTS_FILE)
 
 
-def _run_under_way(folder: Path, length: Length, seed: int | None, balance_classes: bool | None) -> Run | None:
-    """The run that was begun in a folder, if any.
-
-    Raises:
-        UsageError: it was begun with another length, seed or sampling.
-    """
-    path = folder / RUN_FILE
-    if not path.is_file():
-        return None
-    try:
-        run = documents.load(Run, path)
-    except DocumentError as error:
-        raise DocumentError(f"{error}; begin anew with --restart") from error
-    asked = {"iterations": length.steps, "budget_seconds": length.budget_seconds, "seed": seed}
-    asked["balance_classes"] = balance_classes
-    begun = {"iterations": run.recipe.iterations, "budget_seconds": run.budget_seconds, "seed": run.seed}
-    begun["balance_classes"] = run.recipe.balance_classes
-    for name, value in asked.items():
-        if value is not None and value != begun[name] and not (value == "auto" and begun[name]):
-            raise UsageError(
-                f"{folder}: a run with {name} {begun[name]} was begun here, now {name} is {value};"
-                " leave the option out to go on, or begin anew with --restart"
-            )
-    return run
-
-
-def _within_budget(
-    run: Run,
-    budget_seconds: float | Literal["auto"],
-    began: float,
-    workspace: Workspace,
-    configuration: Configuration,
-    cases: Sequence[PatchSource],
-    device: torch.device,
-) -> Run:
-    """The run that fills a budget which began to count at a moment, after measuring the machine's speed."""
-    probe = replace(run, recipe=recipe_for_iterations(1_000, min(SMALLEST_BATCH, configuration.batch_size)))
-    with freed_memory_kept():
-        measured = seconds_per_sample(Trainer(workspace.plan, configuration, cases, (), probe, device))
-    spent = time.monotonic() - began
-    if budget_seconds == "auto":
-        patches = sum(patches_in(case.shape, configuration.patch_size) for case in cases)
-        suggestion = suggest_budget(patches, measured, configuration.batch_size)
-        log.info("--budget auto: %.0f minutes; %s", suggestion.seconds / 60, suggestion.because)
-        budget_seconds, spent = suggestion.seconds, 0.0
-    left = max(budget_seconds - spent, 1.0)
-    recipe = recipe_for_budget(left * BUDGET_SHARE, measured, configuration.batch_size)
-    log.info("one sample takes %.3f s: %d iterations of %d fit", measured, recipe.iterations, recipe.batch_size)
-    return replace(run, recipe=recipe, budget_seconds=budget_seconds, training_seconds=left)
-
-
-def _open_cases(workspace: Workspace, configuration: Configuration, names: Sequence[str]) -> list[PatchSource]:
+def _open_cases(
+    workspace: Workspace, configuration: Configuration, names: Sequence[str], team: Team = ALONE
+) -> list[PatchSource]:
     """Prepared cases, in memory if they fit there well, else read patch by patch."""
     folder = workspace.preprocessed_folder(configuration.name)
     stored = [store.open_case(folder, name) for name in names]
     needed = sum((4 * case.channels + 2) * case.shape[0] * case.shape[1] * case.shape[2] for case in stored)
-    if needed > MEMORY_SHARE * psutil.virtual_memory().available:
+    if needed * team.size > MEMORY_SHARE * psutil.virtual_memory().available:
         log.info("%d prepared cases (%.1f GB) stay on disk", len(stored), needed / 1e9)
         return [*stored]
     return [

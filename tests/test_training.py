@@ -14,6 +14,7 @@ from examples import LABELS, small_plan
 
 from medseg.atomic import PARTIAL_PREFIX
 from medseg.augmentation import AugmentationPolicy
+from medseg.device import deterministic_algorithms
 from medseg.errors import ModelError, StorageError
 from medseg.labels import LabelSet
 from medseg.model import load_tensors, load_weights
@@ -210,3 +211,11 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path, monkeypatch):
     assert not list(folder.glob(f"{PARTIAL_PREFIX}*"))
     assert loop.train_network(make_trainer(), folder)
     assert_same_bits(final_weights(tmp_path / "whole"), final_weights(folder))
+
+
+def test_determinism_is_asked_for_only_while_it_is_wanted():
+    with deterministic_algorithms(True):
+        assert torch.are_deterministic_algorithms_enabled()
+        make_trainer().step(0)
+    with deterministic_algorithms(False):
+        assert not torch.are_deterministic_algorithms_enabled()

@@ -40,6 +40,7 @@ for verb in (
     evaluating.evaluate,
     evaluating.compare,
     choosing.best,
+    choosing.calibrate,
     exporting.export,
     dicom_series.series,
     machine.demo,

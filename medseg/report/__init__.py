@@ -3,5 +3,6 @@
 from medseg.report.comparison_page import comparison_report
 from medseg.report.page import evaluation_report
 from medseg.report.plots import training_plot
+from medseg.report.provenance import facts_about
 
-__all__ = ["comparison_report", "evaluation_report", "training_plot"]
+__all__ = ["comparison_report", "evaluation_report", "facts_about", "training_plot"]

@@ -37,9 +37,11 @@ from medseg.training.partial import unannotated_classes
 from medseg.training.pretrained import freeze_encoder
 from medseg.training.recipe import Recipe
 from medseg.training.sampling import PatchSource, draw_batch, validation_patches, validation_subset
+from medseg.training.team import ALONE, Team
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
 PROGRESS_FILE = "progress.csv"
+# Work that a kill may cost at most; a checkpoint is written so much earlier as a step and the writing take.
 CHECKPOINT_SECONDS = 60.0
 VALIDATION_PATCHES = 16
 
@@ -54,6 +56,7 @@ class Run:
         budget_seconds: the time the number of iterations was derived from, if it was.
         training_seconds: what was left of it for training; the length is corrected where it would not be met.
         pretrained: the model that the first weights came from, if any.
+        deterministic: whether a GPU computes the same bits each time, where that is slower.
     """
 
     version: Literal[1]
@@ -65,6 +68,7 @@ class Run:
     budget_seconds: float | None = None
     training_seconds: float | None = None
     pretrained: str | None = None
+    deterministic: bool = False
 
 
 class TrainingDivergedError(MedsegError):
@@ -81,6 +85,7 @@ class Trainer:
         validation_cases: prepared cases for the learning curve; may be empty.
         partial: the dataset's entries of ``cases``, where some are not annotated for every class.
         validation_partial: the same of ``validation_cases``.
+        team: the processes that share each batch.
     """
 
     def __init__(
@@ -94,12 +99,15 @@ class Trainer:
         *,
         partial: Sequence[CaseRef] = (),
         validation_partial: Sequence[CaseRef] = (),
+        team: Team = ALONE,
     ) -> None:
         self.labels: LabelSet = plan.labels
         self.configuration = configuration
         self.cases = cases
         self.run = run
         self.device = device
+        self.team = team
+        self.share = team.share(run.recipe.batch_size)
         self.mirroring = (
             mirroring_of(plan.labels, plan.orientation, plan.axis_order, configuration.dimensions)
             if run.recipe.mirror
@@ -120,14 +128,15 @@ class Trainer:
         self.unannotated = unannotated_classes(plan.labels, partial, self.mirroring)
         held_out = validation_partial[validation_subset(len(validation_partial), VALIDATION_PATCHES)]
         self.validation_unannotated = unannotated_classes(plan.labels, held_out, Mirroring(()))
-        self.loss = DeepSupervision(DiceCrossEntropy(plan.labels, configuration.batch_dice))
+        self.loss = DeepSupervision(DiceCrossEntropy(plan.labels, configuration.batch_dice, team.total))
+        self.validation_loss = DeepSupervision(DiceCrossEntropy(plan.labels, configuration.batch_dice))
         self.optimizer = build_optimizer(self.network, run.recipe)
         self.drawing_seconds = 0.0
         self.scaler = torch.amp.GradScaler(device.type, enabled=run.precision == "fp16")
         self.previous_labels = len(plan.labels.values) if configuration.previous_stage else 0
         self.validation = (
             validation_patches(validation_cases, configuration.patch_size, VALIDATION_PATCHES, self.previous_labels)
-            if validation_cases
+            if validation_cases and team.leads
             else None
         )
 
@@ -150,6 +159,7 @@ class Trainer:
             iteration,
             recipe.balance_classes,
             self.previous_labels,
+            self.share,
         )
         unannotated = self.unannotated and self.unannotated.of(batch.cases, batch.parameters.mirror)
         images, target = batch.augmented(self.configuration.patch_size, self.device, self.previous_labels)
@@ -173,6 +183,7 @@ class Trainer:
             scales = self.network.forward_scales(images)
         loss = self.loss(scales, target, unannotated)
         self.scaler.scale(loss).backward()
+        self.team.average_gradients(self.network)
         self.scaler.unscale_(self.optimizer)
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), recipe.gradient_clip)
         self.scaler.step(self.optimizer)
@@ -195,7 +206,7 @@ class Trainer:
             images, target = images.to(self.device), target.to(self.device)
             with autocast(self.device, self.run.precision):
                 scales = self.network.forward_scales(images)
-            losses.append(float(self.loss(scales, target, hidden)))
+            losses.append(float(self.validation_loss(scales, target, hidden)))
             counts += hard_dice_counts(scales[0].float(), target, self.labels, hidden).cpu()
         self.network.train()
         dice = 2 * counts[:, 0] / (counts[:, 1] + counts[:, 2])
@@ -216,6 +227,8 @@ def train_network(
         should_stop: asked after every step; once true, a checkpoint is written and the run ends early.
         clock: seconds since any moment.
 
+    Of a team only the leader writes.
+
     Returns:
         Whether the run came to its end.
 
@@ -229,14 +242,15 @@ def train_network(
         state = load_checkpoint(folder / CHECKPOINT_FILE, trainer.network, trainer.optimizer)
         trainer.scaler.update(state.loss_scale)
         log.info("going on from iteration %d", state.iteration)
-    recipe = trainer.run.recipe
+    recipe, team = trainer.run.recipe, trainer.team
     schedule = Schedule(recipe.iterations, state.checks)
     began, before = clock(), state.seconds
-    saved, losses = began, []
+    saved, writing, losses = began, 0.0, []
     what = f"training {trainer.configuration.name} fold {trainer.run.fold}"
     progress(state.iteration, schedule.iterations, what)
     mark = (state.iteration, clock(), trainer.drawing_seconds)
     while state.iteration < schedule.iterations:
+        stepping = clock()
         losses.append(trainer.step(state.iteration, schedule))
         done = state.iteration + 1
         state = replace(
@@ -247,25 +261,31 @@ def train_network(
         )
         checking = trainer.run.training_seconds is not None and done == schedule.next_check
         if checking:
+            state = replace(state, seconds=team.as_leader(state.seconds))
             schedule = _corrected(schedule, state, trainer.run)
             state = replace(state, checks=schedule.checks)
-        if done % recipe.epoch_iterations == 0 or done == schedule.iterations:
+        epoch_ends = done % recipe.epoch_iterations == 0 or done == schedule.iterations
+        if epoch_ends and team.leads:
             measured = clock()
             row = _measure(trainer, state, losses)
             state = replace(state, history=(*state.history, row))
-            losses = []
             _write_progress(folder / PROGRESS_FILE, state.history, trainer.labels)
             _log_throughput(done - mark[0], measured - mark[1], trainer.drawing_seconds - mark[2], recipe)
             mark = (done, clock(), trainer.drawing_seconds)
             what = f"training {trainer.configuration.name} fold {trainer.run.fold}: Dice {row.mean_dice:.3f}"
+        losses = [] if epoch_ends else losses
         progress(done, schedule.iterations, what)
-        stopping = done < schedule.iterations and should_stop()
+        stopping = done < schedule.iterations and team.any(should_stop())
         # A check is written at once: a run that is killed after it must not look at the clock a second time.
-        if stopping or checking or clock() - saved > CHECKPOINT_SECONDS:
+        now = clock()
+        due = now - saved > CHECKPOINT_SECONDS - (now - stepping) - writing
+        if team.leads and (stopping or checking or due):
             save_checkpoint(folder / CHECKPOINT_FILE, state, trainer.network, trainer.optimizer)
-            saved = clock()
+            saved, writing = now, clock() - now
         if stopping:
             return False
+    if not team.leads:
+        return True
     facts = FoldFacts(
         mirror_axes=trainer.mirroring.axes,
         swap_axis=trainer.mirroring.swap_axis,

@@ -126,6 +126,7 @@ def draw_batch(
     iteration: int,
     balance_classes: bool = False,
     previous_labels: int = 0,
+    share: slice = slice(None),
 ) -> Batch:
     """The batch of one iteration. Cases take turns in an order shuffled anew each time round.
 
@@ -136,6 +137,7 @@ def draw_batch(
 
     Args:
         previous_labels: in a cascade the label indices of the previous stage's masks, else 0.
+        share: of ``batch_size`` samples those to read; they are the same whatever the share is.
     """
     random = np.random.default_rng((seed, iteration))
     generator = torch.Generator().manual_seed(int(random.integers(2**62)))
@@ -143,8 +145,9 @@ def draw_batch(
     parameters = augmentation.draw(policy, batch_size, channels, generator)
     sizes = augmentation.source_sizes(parameters, patch_size)
     largest = tuple(max(along) for along in zip(*sizes, strict=True))
-    images = np.zeros((batch_size, channels, *largest), dtype=np.float32)
-    labels = np.zeros((batch_size, *largest), dtype=np.int16)
+    own = range(batch_size)[share]
+    images = np.zeros((len(own), channels, *largest), dtype=np.float32)
+    labels = np.zeros((len(own), *largest), dtype=np.int16)
     previous = np.zeros_like(labels) if previous_labels else None
     first_forced = round(batch_size * (1 - FOREGROUND_SHARE))
     chosen = []
@@ -157,13 +160,17 @@ def draw_batch(
             around = _foreground_voxel(cases[turn], random)
         case = cases[turn]
         chosen.append(turn)
-        middle = tuple(slice((all_ - own) // 2, (all_ + own) // 2) for all_, own in zip(largest, size, strict=True))
-        before = None if previous is None else previous[i][middle]
-        _cut(case, around, patch_size, images[i][(slice(None), *middle)], labels[i][middle], before, random)
-    batch = Batch(torch.from_numpy(images), torch.from_numpy(labels), parameters, tuple(chosen))
+        start = _start(case, around, patch_size, random)
+        if i not in own:
+            continue
+        at = own.index(i)
+        middle = tuple(slice((all_ - used) // 2, (all_ + used) // 2) for all_, used in zip(largest, size, strict=True))
+        before = None if previous is None else previous[at][middle]
+        _cut(case, start, patch_size, images[at][(slice(None), *middle)], labels[at][middle], before)
+    batch = Batch(torch.from_numpy(images), torch.from_numpy(labels), parameters.part(share), tuple(chosen[share]))
     if previous is None:
         return batch
-    disturbances = draw_disturbances(batch_size, previous_labels, random)
+    disturbances = draw_disturbances(batch_size, previous_labels, random)[share]
     return replace(batch, previous=torch.from_numpy(previous), disturbances=disturbances)
 
 
@@ -177,7 +184,8 @@ def validation_patches(
     previous = np.zeros_like(labels)
     random = np.random.default_rng(0)
     for i, case in enumerate(chosen):
-        _cut(case, _foreground_voxel(case, random), patch_size, images[i], labels[i], previous[i], random)
+        start = _start(case, _foreground_voxel(case, random), patch_size, random)
+        _cut(case, start, patch_size, images[i], labels[i], previous[i])
     before = torch.from_numpy(previous)
     return with_previous(torch.from_numpy(images), before, previous_labels), torch.from_numpy(labels)
 
@@ -216,18 +224,27 @@ def _balanced(cases: Sequence[PatchSource], turn: int, random: np.random.Generat
     return case, voxels[int(random.integers(len(voxels)))]
 
 
+def _start(
+    case: PatchSource, around: np.ndarray | None, patch_size: tuple[int, ...], random: np.random.Generator
+) -> tuple[int, ...]:
+    """Where a patch begins, (Z, Y, X)."""
+    return patches.random_start(case.shape, _in_three(patch_size), around, random)
+
+
+def _in_three(patch_size: tuple[int, ...]) -> tuple[int, ...]:
+    return patch_size if len(patch_size) == 3 else (1, *patch_size)
+
+
 def _cut(
     case: PatchSource,
-    around: np.ndarray | None,
+    start: tuple[int, ...],
     patch_size: tuple[int, ...],
     image: np.ndarray,
     labels: np.ndarray,
     previous: np.ndarray | None,
-    random: np.random.Generator,
 ) -> None:
-    """Cut a patch of ``image``'s size, whose middle part of ``patch_size`` is placed inside the case."""
-    size = patch_size if len(patch_size) == 3 else (1, *patch_size)
-    start = patches.random_start(case.shape, size, around, random)
+    """Cut a patch of ``image``'s size, whose middle part of ``patch_size`` begins at ``start``."""
+    size = _in_three(patch_size)
     if labels.ndim == 2:
         image, labels, previous = image[:, None], labels[None], None if previous is None else previous[None]
     margins = [(larger - inner) // 2 for larger, inner in zip(labels.shape, size, strict=True)]

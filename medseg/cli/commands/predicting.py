@@ -28,6 +28,9 @@ from medseg.cli.signals import StopOnSignal
 if TYPE_CHECKING:
     from medseg.dicom.mask_writing import MaskFormat
     from medseg.prediction import Estimate
+    from medseg.trust import CaseTrust
+
+MOST_SHOWN = 10
 
 
 class Format(StrEnum):
@@ -68,6 +71,13 @@ def predict(
     fix_spacing: FixSpacingOption = False,
     suv: SuvOption = False,
     resample: ResampleOption = False,
+    trust: Annotated[
+        bool,
+        typer.Option(
+            "--trust",
+            help="Also say how far each mask can be trusted, in trust.csv and trust.json; after `medseg calibrate`.",
+        ),
+    ] = False,
     output_format: Annotated[
         Format, typer.Option("--format", help="File format of masks; seg, rtstruct: DICOM objects.")
     ] = Format.same,
@@ -80,6 +90,7 @@ def predict(
     Of a folder with DICOM studies every series that can be a scan is a case, named by its UID; a model of CT passes
     over other modalities: `medseg predict STUDIES/ -o masks/ --modality CT --series "portal venous"`
     """
+    from medseg import documents
     from medseg.dicom import SeriesChoice
     from medseg.errors import CasesFailedError, UsageError
     from medseg.prediction import (
@@ -92,13 +103,14 @@ def predict(
         load_predictor,
         predict_files,
     )
+    from medseg.trust import trust_for
     from medseg.workspace import Workspace
 
     if model and configuration is not None:
         raise UsageError("predict: -m names a model and -c one of a workspace; give one of them")
     choice = Choice(tuple(model)) if model else choice_of(Workspace.open(workspace), configuration)
     folds = None if fold in (None, "all") else parse.folds(fold or "", 1000)
-    wishes = Wishes(probabilities, uncertainty)
+    wishes = Wishes(probabilities, uncertainty, trust_for(choice.models) if trust else None)
     settings = PredictionSettings(
         mirror=not no_mirror,
         step=step,
@@ -137,6 +149,7 @@ def predict(
             should_stop=stop,
             progress=display,
         )
+    ordered = sorted(result.trust.values(), key=lambda verdict: verdict.order)
     if as_json:
         print_json(
             {
@@ -144,6 +157,8 @@ def predict(
                 "steps": [str(step) for step in choice.steps],
                 "cases": {case: str(path) for case, path in result.masks.items()},
                 "failures": dict(result.failures),
+                **({"trust": [documents.to_json(verdict) for verdict in ordered]} if trust else {}),
+                **({"look_at": [verdict.case for verdict in ordered if verdict.reasons]} if trust else {}),
             }
         )
         if result.failures:
@@ -155,8 +170,19 @@ def predict(
     typer.echo(f"{len(result.masks)} masks in {output}{kept}")
     if choice.followed is not None:
         typer.echo(f"predicted with {choice}, as {choice.followed} says")
+    if trust:
+        typer.echo(_trust_text(ordered))
     if stop():
         typer.echo("stopped; the same command goes on with the cases that are missing")
+
+
+def _trust_text(verdicts: Sequence[CaseTrust]) -> str:
+    """The cases that a person should look at, each with its reasons."""
+    worrying = [verdict for verdict in verdicts if verdict.reasons]
+    lines = [f"{verdict.case}: {'; '.join(verdict.reasons)}" for verdict in worrying[:MOST_SHOWN]]
+    if len(worrying) > MOST_SHOWN:
+        lines.append(f"and {len(worrying) - MOST_SHOWN} more in trust.csv")
+    return "\n".join([f"look at {len(worrying)} of {len(verdicts)} masks", *lines])
 
 
 def _dicom_format(output_format: Format) -> MaskFormat | None:
