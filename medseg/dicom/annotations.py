@@ -6,7 +6,7 @@ import os
 from collections.abc import Collection
 from pathlib import Path
 
-from medseg.dicom.discovery import Series
+from medseg.dicom.discovery import Series, find_series
 from medseg.dicom.headers import read_header
 from medseg.dicom.masks import MaskSet
 from medseg.dicom.segmentation_reading import read_segmentation
@@ -14,6 +14,7 @@ from medseg.dicom.structures_reading import read_structures
 from medseg.errors import GeometryError, UsageError
 from medseg.volume import Geometry
 
+_LISTED = 5
 _STRUCTURES = "1.2.840.10008.5.1.4.1.1.481.3"
 _SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
 
@@ -26,6 +27,20 @@ def holds_masks(path: str | os.PathLike[str]) -> bool:
     """
     header = read_header(path)
     return header.sop_class_uid in (_STRUCTURES, *_SEGMENTATIONS) or header.modality in ("SEG", "RTSTRUCT")
+
+
+def find_masks(path: str | os.PathLike[str]) -> Path | None:
+    """The one segmentation or structure set in a folder tree; None where there is none.
+
+    Raises:
+        FileUnreadableError: no such folder.
+        UsageError: several.
+    """
+    found = [file for one in find_series(path) if one.kind in ("segmentation", "structures") for file in one.files]
+    if len(found) > 1:
+        listed = ", ".join(str(file.relative_to(path)) for file in found[:_LISTED])
+        raise UsageError(f"{path}: expected one segmentation or structure set, found {len(found)}: {listed}; name one")
+    return found[0] if found else None
 
 
 def read_masks(

@@ -86,7 +86,7 @@ def probe_series(
     """
     parts = find_volume(source, fix_spacing=fix_spacing)
     dtypes = [_candidates(part, fix_spacing)[0] for part in parts]
-    return sum(map(_channels, parts)), _grid(parts[0], fix_spacing), np.result_type(*dtypes)
+    return sum(part.channels for part in parts), _grid(parts[0], fix_spacing), np.result_type(*dtypes)
 
 
 def find_volume(
@@ -129,12 +129,12 @@ def _only_volume(content: FolderContent, path: Path, fix_spacing: bool) -> tuple
     singles = [one for one in images if one.kind == "single image"]
     if stacks and not (fix_spacing and all(_mendable(one) for one in stacks)):
         # Beside a good volume too: the slices that do not fit may have been meant to belong to it.
-        raise GeometryError("; ".join(f"{_described(one)}: {one.problem}" for one in stacks[:2]))
+        raise GeometryError("; ".join(f"{one.described}: {one.problem}" for one in stacks[:2]))
     found = volumes + stacks or singles
     if not found:
         raise DataError(f"holds only a localiser ({images[0].size} slices); give the folder of the scan")
     if len(found) > 1 and not _parts_of_one(found, fix_spacing):
-        listed = "; ".join(map(_described, found[:_LISTED]))
+        listed = "; ".join(one.described for one in found[:_LISTED])
         raise UsageError(
             f"holds {len(found)} {'volumes' if volumes else 'images'}, expected one: {listed}"
             f"{' ...' if len(found) > _LISTED else ''}; give the files of one (see them with: medseg series FOLDER)"
@@ -161,21 +161,10 @@ def _parts_of_one(found: Sequence[Series], fix_spacing: bool) -> bool:
     return True
 
 
-def _described(series: Series) -> str:
-    named = f" {series.description!r}" if series.description else ""
-    part = f" ({series.name})" if series.name else ""
-    return f"{series.modality or 'image'}{named}{part} of {series.size} slices, UID {series.uid or 'unknown'}"
-
-
 def _grid(series: Series, fix_spacing: bool) -> Geometry:
     if fix_spacing and series.arrangement is not None and series.arrangement.is_uneven:
         return evened(series.arrangement, *series.plane_shape)[0]
     return series.geometry
-
-
-def _channels(series: Series) -> int:
-    layout = series.headers[0].pixels
-    return 3 if layout is not None and (layout.samples == 3 or layout.photometric == "PALETTE COLOR") else 1
 
 
 def _read_part(series: Series, fix_spacing: bool, suv: bool, progress: Progress) -> Volume:
@@ -237,7 +226,7 @@ def _filled(
     series: Series, dtype: np.dtype, factors: dict[Path, float] | None, is_doubtful: bool, progress: Progress
 ) -> np.ndarray:
     """The slices in order as (C, Z, Y, X) of a type."""
-    channels = _channels(series)
+    channels = series.channels
     out = np.empty((channels, len(series.planes), *series.plane_shape), dtype)
     by_path = {header.path: header for header in series.headers}
     # Slices of one file follow each other here, so that it is read once.

@@ -7,21 +7,20 @@ Written: .nii, .nii.gz, .nrrd, .mha, .png, .tif.
 
 from __future__ import annotations
 
-import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
 from medseg import atomic
-from medseg.errors import DataError, FileUnreadableError, GeometryError, LabelError, UsageError
-from medseg.io import formats
+from medseg.errors import DataError, LabelError, UsageError
+from medseg.io import alignment, dicom_masks, formats
 from medseg.io.formats import ENDINGS, Source, ending_of, is_image_name, mask_ending, name_of
 from medseg.io.header import Header, narrowed
-from medseg.volume import Geometry, LabelVolume, Volume
+from medseg.io.sources import as_list, naming, resolved
+from medseg.volume import EQUAL_WITHIN_VOXELS, Geometry, LabelVolume, Volume
 
 __all__ = [
     "ENDINGS",
@@ -35,13 +34,12 @@ __all__ = [
     "read",
     "read_labels",
     "require_finite",
+    "stamp",
     "write",
 ]
 
 PathLike = str | os.PathLike[str]
 T = TypeVar("T")
-
-log = logging.getLogger(__name__)
 
 # How far a mask stored as real numbers may lie from integers: 0.99999997 is 1.
 INTEGER_WITHIN = 1e-3
@@ -63,12 +61,15 @@ def read(path: Source | Sequence[Source], channels: int | None = None) -> Volume
         FileUnreadableError: missing, damaged, cut short, or of an unknown format.
         GeometryError: a grid that makes no sense, more axes than four, or channels on different grids.
         DataError: another number of channels than expected, or DICOM without an image.
-        UsageError: a folder of several DICOM volumes.
+        UsageError: a folder of several DICOM volumes, or several DICOM masks.
     """
     parts = _each(path, lambda file: _reader(file).read(file))
     name, first = parts[0]
-    for other, volume in parts[1:]:
-        first.geometry.require_equal(volume.geometry, str(name), str(other))
+    for index, (other, volume) in enumerate(parts[1:], 1):
+        if _to_be_resampled(other) and volume.geometry.distance_voxels(first.geometry) > EQUAL_WITHIN_VOXELS:
+            parts[index] = other, alignment.onto(volume, first.geometry, str(other))
+        else:
+            first.geometry.require_equal(volume.geometry, str(name), str(other))
     if len(parts) > 1:
         arrays = [volume.array for _, volume in parts]
         dtype = arrays[0].dtype if len({array.dtype for array in arrays}) == 1 else np.dtype(np.float32)
@@ -90,11 +91,12 @@ def read_labels(
     *,
     grid: Geometry | None = None,
     values: Mapping[str, int] | None = None,
-    image: Source | None = None,
+    image: Source | Sequence[Source] | None = None,
 ) -> LabelVolume:
     """Read a mask as integers, in its stored type where that is an integer type, else in the smallest that fits.
 
     Args:
+        path: a file, or a folder that holds one DICOM segmentation or structure set.
         grid: of the scan. DICOM segmentations and structure sets are put on it; for other files it has no meaning.
         values: of DICOM segments by name: what a voxel of each holds; others are left out. By default their numbers.
         image: the scan, to check that DICOM masks belong to it where it is DICOM too.
@@ -105,8 +107,8 @@ def read_labels(
         FileUnreadableError, GeometryError, UsageError: as for :func:`read`.
     """
     file = Path(path)
-    if not file.is_dir() and file.exists() and _is_dicom_masks(file):
-        return _dicom_labels(file, grid, values, image)
+    if (masks := dicom_masks.find(file)) is not None:
+        return dicom_masks.read(masks, grid, values, image)
     ((_, volume),) = _each(path, _read_indices)
     array = volume.array[0]
     if any(not np.array_equal(array, other) for other in volume.array[1:]):
@@ -125,7 +127,8 @@ def probe(path: Source | Sequence[Source]) -> Header:
     parts = _each(path, lambda file: _reader(file).read_header(file))
     name, first = parts[0]
     for other, header in parts[1:]:
-        first.geometry.require_equal(header.geometry, str(name), str(other))
+        if not _to_be_resampled(other):
+            first.geometry.require_equal(header.geometry, str(name), str(other))
     dtypes = {header.dtype for _, header in parts}
     dtype = first.dtype if len(dtypes) == 1 else np.dtype(np.float32)
     return Header(sum(header.channels for _, header in parts), first.geometry, dtype)
@@ -147,7 +150,7 @@ def write(image: Volume | LabelVolume, path: PathLike, like: Source | None = Non
     """
     target = Path(path)
     source = None
-    with _naming(target):
+    with naming(target):
         writer = formats.writer(target)
     if like is not None:
         image.geometry.require_equal(probe(like).geometry, "the mask to write", str(like))
@@ -159,6 +162,18 @@ def write(image: Volume | LabelVolume, path: PathLike, like: Source | None = Non
             writer.write(image, temporary, source)
     except ValueError as error:
         raise UsageError(f"{target}: {error}") from error
+
+
+def stamp(source: Source) -> tuple[object, ...]:
+    """Changes whenever what is read does: how it is read, and each file with its size and time."""
+    if isinstance(source, str | os.PathLike):
+        path = Path(source)
+        files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+        how: tuple[object, ...] = ()
+    else:
+        files, how = source.files, source.settings
+    stats = [(file, file.stat()) for file in files if file.exists()]
+    return (*how, *((str(file.resolve()), stat.st_size, stat.st_mtime_ns) for file, stat in stats))
 
 
 def require_finite(volume: Volume, where: str) -> None:
@@ -177,16 +192,19 @@ def require_finite(volume: Volume, where: str) -> None:
 
 
 def _each(path: Source | Sequence[Source], function: Callable[[Any], T]) -> list[tuple[Any, T]]:
-    """What a function makes of each file; of a series already found, of that."""
-    sources = list(path) if isinstance(path, Sequence) and not isinstance(path, str) else [path]
-    files = [Path(source) if isinstance(source, str | os.PathLike) else source for source in sources]
-    if not files:
+    """What a function makes of each file; of DICOM series that were asked for or already found, of those."""
+    sources = as_list(path)
+    if not sources:
         raise UsageError("no file was given; give one, or one a channel")
     results = []
-    for file in files:
-        with _naming(file):
-            results.append((file, function(formats.grid_file(file) if isinstance(file, Path) else file)))
+    for source in resolved(sources):
+        with naming(source):
+            results.append((source, function(formats.grid_file(source) if isinstance(source, Path) else source)))
     return results
+
+
+def _to_be_resampled(source: Any) -> bool:
+    return not isinstance(source, Path) and source.resample
 
 
 def _reader(file: Any) -> Any:
@@ -199,63 +217,7 @@ def _reader(file: Any) -> Any:
 
 
 def _is_picture(file: Any) -> bool:
-    return isinstance(file, Path) and not file.is_dir() and formats.is_picture(file)
-
-
-def _is_dicom_masks(file: Path) -> bool:
-    with _naming(file):
-        if not formats.is_dicom(file):
-            return False
-        from medseg import dicom
-
-        return dicom.holds_masks(file)
-
-
-def _dicom_labels(
-    file: Path, grid: Geometry | None, values: Mapping[str, int] | None, image: Source | None
-) -> LabelVolume:
-    from medseg import dicom
-
-    scan = None
-    if image is not None and _reader(Path(image) if isinstance(image, str | os.PathLike) else image).__name__.endswith(
-        ".series"
-    ):
-        parts = image.parts if isinstance(image, dicom.Selection) else dicom.find_volume(image)
-        scan = parts[0]
-    masks = dicom.read_masks(file, grid, series=scan, names=values)
-    for note in masks.notes:
-        log.warning("%s: %s", file, note)
-    if values is not None:
-        merged, overlapping = masks.merged(values, str(file))
-        if overlapping:
-            log.warning("%s: labels overlap in %d voxels; the later one in the list lies on top", file, overlapping)
-        return merged
-    first, *others = masks.volumes
-    if others:
-        names = ", ".join(repr(segment.name) for segment in masks.segments)
-        raise LabelError(f"{file}: its segments overlap ({names}); name the labels, so that the later lies on top")
-    return first
-
-
-@contextmanager
-def _naming(path: object) -> Iterator[None]:
-    """Errors of one file become one line that begins with its path."""
-    try:
-        yield
-    except FileUnreadableError as error:
-        raise FileUnreadableError(f"{path}: {error}") from error
-    except GeometryError as error:
-        raise GeometryError(f"{path}: {error}") from error
-    except UsageError as error:
-        raise UsageError(f"{path}: {error}") from error
-    except FileNotFoundError as error:
-        raise FileUnreadableError(f"{path}: no such file") from error
-    except OSError as error:
-        raise FileUnreadableError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except MemoryError as error:
-        raise FileUnreadableError(f"{path}: too large for the memory of this machine, or a damaged header") from error
-    except (ValueError, OverflowError) as error:
-        raise FileUnreadableError(f"{path}: {' '.join(str(error).split())}") from error
+    return isinstance(file, Path) and formats.is_picture(file)
 
 
 def _read_indices(path: Path) -> Volume:

@@ -12,7 +12,7 @@ from medseg.io.header import Header
 from medseg.volume import LabelVolume, Volume
 
 if TYPE_CHECKING:
-    from medseg.dicom import Selection
+    from medseg.dicom import Request, Selection
 
 # Longest first, so that ".nii.gz" is not taken for ".gz".
 ENDINGS = (
@@ -42,8 +42,8 @@ _HEAD_SIZE = 1024
 _KNOWN = "NIfTI, NRRD, MetaImage, MGZ, DICOM, PNG, JPEG, BMP or TIFF"
 
 
-# What is read: a file, a folder of DICOM files, or a DICOM series already found.
-Source: TypeAlias = Union[str, "os.PathLike[str]", "Selection"]
+# What is read: a file, a folder of DICOM files, DICOM series to be found in one, or a series already found.
+Source: TypeAlias = Union[str, "os.PathLike[str]", "Request", "Selection"]
 
 
 class Reader(Protocol):
@@ -194,8 +194,11 @@ def is_minc(path: Path) -> bool:
 
 
 def is_picture(path: Path) -> bool:
-    """Whether a file is PNG, JPEG, BMP or TIFF."""
-    return content.head(path, _HEAD_SIZE).startswith(_PICTURES)
+    """Whether a file is PNG, JPEG, BMP or TIFF. DICOM may begin like a TIFF and a folder has no content."""
+    if path.is_dir():
+        return False
+    head = content.head(path, _HEAD_SIZE)
+    return head.startswith(_PICTURES) and head[128:132] != b"DICM"
 
 
 def grid_file(path: Path) -> Path:

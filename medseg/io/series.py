@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 
 from medseg import dicom
-from medseg.errors import DataError
 from medseg.io.header import Header
 from medseg.volume import Volume
 
@@ -18,12 +17,7 @@ def read(path: Path | dicom.Selection) -> Volume:
     Raises:
         As :func:`medseg.dicom.read_series`.
     """
-    try:
-        return path.read() if isinstance(path, dicom.Selection) else dicom.read_series(path)
-    except DataError as error:
-        if type(error) is DataError:  # the others are named by the caller
-            raise DataError(f"{path}: {error}") from error
-        raise
+    return path.read() if isinstance(path, dicom.Selection) else dicom.read_series(path)
 
 
 def read_header(path: Path | dicom.Selection) -> Header:
@@ -32,10 +26,5 @@ def read_header(path: Path | dicom.Selection) -> Header:
     Raises:
         As :func:`medseg.dicom.read_series`.
     """
-    try:
-        channels, geometry, dtype = path.probe() if isinstance(path, dicom.Selection) else dicom.probe_series(path)
-    except DataError as error:
-        if type(error) is DataError:
-            raise DataError(f"{path}: {error}") from error
-        raise
+    channels, geometry, dtype = path.probe() if isinstance(path, dicom.Selection) else dicom.probe_series(path)
     return Header(channels, geometry, np.dtype(dtype))  # type: ignore[call-overload]

@@ -2,33 +2,30 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 
 from medseg import dicom, documents, io
 from medseg.dicom.mask_writing import MaskFormat
-from medseg.errors import DocumentError, MedsegError, StorageError, UsageError
+from medseg.errors import MedsegError, StorageError, UsageError
 from medseg.parallel import describe
 from medseg.prediction import dicom_masks
 from medseg.prediction.memory import require_memory
 from medseg.prediction.models import ModelPath, load_predictor
 from medseg.prediction.outputs import NO_WISHES, Wishes, extras_for
 from medseg.prediction.predictor import Predictor
+from medseg.prediction.resuming import RECORD_FILE, Record, load_record, run_key, scan_key
 from medseg.prediction.settings import DEFAULT_SETTINGS, PredictionSettings
 from medseg.progress import Progress, silent
 from medseg.scans import find_scans
 from medseg.volume import LabelVolume, Volume
-
-RECORD_FILE = "predictions.json"
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +35,7 @@ class Job:
     """One scan to predict.
 
     Attributes:
-        images: its files, one a channel or one with all.
+        images: its files or DICOM series, one a channel or one with all.
         output: where the mask goes.
         format: DICOM object to write; by default the format that the output's ending says.
         measurements: of a DICOM object: the table that gets its volumes.
@@ -66,14 +63,6 @@ class Predictions:
     kept: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Record:
-    """What ``predictions.json`` beside masks holds: what each of them was made from, so that a run can go on."""
-
-    version: Literal[1] = 1
-    keys: dict[str, str] = field(default_factory=dict)
-
-
 def predict_files(
     inputs: Sequence[str | os.PathLike[str]],
     output: str | os.PathLike[str],
@@ -85,6 +74,7 @@ def predict_files(
     settings: PredictionSettings = DEFAULT_SETTINGS,
     wishes: Wishes = NO_WISHES,
     ending: str | None = None,
+    choice: dicom.Choice = dicom.ANY,
     format: MaskFormat | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     progress: Progress = silent,
@@ -98,6 +88,7 @@ def predict_files(
         models: model folders or zips; the probabilities of several are averaged.
         wishes: what to write beside the masks.
         ending: of the masks, such as ``.nii.gz``; by default that of the scan.
+        choice: which series of DICOM folders are predicted, and how they are read.
         format: masks of DICOM scans as DICOM objects: ``STUDY_UID/SERIES_UID.seg.dcm`` in the folder, in which
             ``measurements.csv`` gathers their volumes.
 
@@ -107,12 +98,12 @@ def predict_files(
         ModelError: a model is missing, damaged, or does not fit its plan.
     """
     predictor = load_predictor(models, folds, device, precision, settings)
-    jobs, folder = jobs_for(inputs, output, predictor, ending, format)
+    jobs, folder = jobs_for(inputs, output, predictor, ending, choice, format=format, progress=progress)
     if folder is None:
         return predict_cases(predictor, jobs, wishes=wishes, should_stop=should_stop, progress=progress)
-    run = _run_key(predictor, wishes)
-    keys = {job.case: _job_key(run, job) for job in jobs}
-    known = _load_record(folder).keys
+    run = run_key(predictor, wishes)
+    keys = {job.case: scan_key(run, job.images, job.format) for job in jobs}
+    known = load_record(folder).keys
     kept = [
         job
         for job in jobs
@@ -138,7 +129,10 @@ def jobs_for(
     output: str | os.PathLike[str],
     predictor: Predictor,
     ending: str | None = None,
+    choice: dicom.Choice = dicom.ANY,
+    *,
     format: MaskFormat | None = None,
+    progress: Progress = silent,
 ) -> tuple[list[Job], Path | None]:
     """The scans in the inputs as jobs, and the folder of the masks unless a file is asked for.
 
@@ -146,7 +140,7 @@ def jobs_for(
         UsageError: no scans, several scans for one output file, a case without all its channels, or a DICOM object
             asked for a scan that is no DICOM.
     """
-    scans = find_scans([Path(path) for path in inputs], len(predictor.plan.channels))
+    scans = find_scans([Path(path) for path in inputs], predictor.plan.channels, choice, progress=progress)
     target = Path(output)
     named = io.is_image_name(target) if format is None else target.suffix == ".dcm"
     if named and not target.is_dir():
@@ -277,33 +271,6 @@ def _in_words(error: BaseException) -> str:
     if isinstance(error, torch.OutOfMemoryError):
         return "the GPU has no room for a single window; use --device cpu, or a model planned for less memory"
     return describe(error)
-
-
-def _load_record(folder: Path) -> Record:
-    """What earlier runs have made; nothing if that cannot be told."""
-    try:
-        return documents.load(Record, folder / RECORD_FILE)
-    except DocumentError:
-        return Record()
-
-
-def _run_key(predictor: Predictor, wishes: Wishes) -> str:
-    """Changes whenever any mask could: with the weights, the plan and the settings."""
-    parts = [(member.model.digest, member.precision, member.device.type) for member in predictor.members]
-    settings = predictor.settings
-    return hashlib.sha256(repr((settings.mirror, settings.step, wishes, parts)).encode()).hexdigest()
-
-
-def _job_key(run: str, job: Job) -> str:
-    files = [file for image in job.images for file in _files(image)]
-    stamps = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-    return hashlib.sha256(repr((run, job.format, stamps)).encode()).hexdigest()
-
-
-def _files(image: io.Source) -> list[Path]:
-    if isinstance(image, dicom.Selection):
-        return [file for part in image.parts for file in part.files]
-    return [Path(image)]
 
 
 def _within(progress: Progress, number: int, cases: int, case: str) -> Progress:
