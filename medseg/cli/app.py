@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from medseg.cli.commands import evaluating, exporting, machine, planning, predicting, training
+from medseg.cli.commands import dicom_series, evaluating, exporting, machine, planning, predicting, serving, training
 
 app = typer.Typer(
     name="medseg",
@@ -30,6 +30,8 @@ for verb in (
     predicting.predict,
     evaluating.evaluate,
     exporting.export,
+    serving.node,
+    dicom_series.series,
     machine.demo,
     machine.doctor,
 ):

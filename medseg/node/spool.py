@@ -26,6 +26,7 @@ from medseg import atomic, documents
 from medseg.errors import DataError, UsageError
 
 _IDENTIFIER = re.compile(r"[0-9.]{1,64}")  # identifiers come from the network and become names of files
+_RECEIPTS = 50  # held in memory; a study in progress needs its own for every image
 _LIVING = ("receiving", "waiting", "sending", "failed")
 
 
@@ -86,6 +87,8 @@ class Spool:
         try:
             with self._lock:
                 if self._known(study, series, instance):
+                    if study in self._latest:  # its sender is still at it
+                        self._latest[study] = time.monotonic()
                     return False
             with open(temporary, "wb") as file:
                 file.write(data)
@@ -164,7 +167,8 @@ class Spool:
 
     def sending(self) -> tuple[str, ...]:
         """Studies with answers on their way."""
-        return self._studies("sending")
+        with self._lock:
+            return self._studies("sending")
 
     def unsent(self, study: str) -> tuple[Path, ...]:
         """Answers of a study that the peer has not taken yet."""
@@ -197,6 +201,8 @@ class Spool:
         """What was done for a study so far."""
         with self._lock:
             if study not in self._receipts:
+                if len(self._receipts) >= _RECEIPTS:
+                    self._receipts.clear()
                 path = self.folder / "done" / f"{study}.json"
                 self._receipts[study] = documents.load(Receipt, path) if path.exists() else Receipt(study, (), (), ())
             return self._receipts[study]

@@ -15,8 +15,13 @@ from medseg.cli.options import (
     DEFAULT_WORKSPACE,
     ConfigurationOption,
     DeviceOption,
+    FixSpacingOption,
     JsonOption,
+    ModalityOption,
     PrecisionOption,
+    ResampleOption,
+    SeriesOption,
+    SuvOption,
     WorkspaceOption,
 )
 from medseg.cli.output import print_json
@@ -57,6 +62,11 @@ def predict(
     uncertainty: Annotated[
         bool, typer.Option("--uncertainty", help="Also write how undecided the prediction is, in percent, as images.")
     ] = False,
+    series: SeriesOption = None,
+    modality: ModalityOption = "",
+    fix_spacing: FixSpacingOption = False,
+    suv: SuvOption = False,
+    resample: ResampleOption = False,
     output_format: Annotated[
         Format, typer.Option("--format", help="File format of masks; seg, rtstruct: DICOM objects.")
     ] = Format.same,
@@ -65,7 +75,11 @@ def predict(
     """Segment scans: each mask lies on the grid of its scan and is named after its case.
 
     Example: `medseg predict scans/ -o masks/ -m workspace/models/3d_fullres`
+
+    Of a folder with DICOM studies every series that can be a scan is a case, named by its UID; a model of CT passes
+    over other modalities: `medseg predict STUDIES/ -o masks/ --modality CT --series "portal venous"`
     """
+    from medseg.dicom import Choice
     from medseg.errors import CasesFailedError, UsageError
     from medseg.prediction import (
         PredictionSettings,
@@ -85,10 +99,13 @@ def predict(
         max_ram_bytes=parse.size_bytes(max_ram, "--max-ram") if max_ram else None,
         max_vram_bytes=parse.size_bytes(max_vram, "--max-vram") if max_vram else None,
     )
+    choice = Choice(tuple(series or ()), modality, fix_spacing, suv, resample)
     if estimate:
         with Display(quiet=as_json) as display:
             predictor = load_predictor(models, folds, device, precision, settings)
-            estimates = estimate_cases(predictor, jobs_for(inputs, "", predictor)[0], wishes, progress=display)
+            estimates = estimate_cases(
+                predictor, jobs_for(inputs, "", predictor, choice=choice)[0], wishes, progress=display
+            )
         if as_json:
             print_json(_estimates_document(estimates))
         else:
@@ -108,6 +125,7 @@ def predict(
             settings=settings,
             wishes=wishes,
             ending=".nii.gz" if output_format is Format.nifti else None,
+            choice=choice,
             format=_dicom_format(output_format),
             should_stop=stop,
             progress=display,
