@@ -76,7 +76,7 @@ class Node:
 
     def __enter__(self) -> Node:
         # pynetdicom and pydicom put values of elements into what they log in detail.
-        logging.getLogger("pynetdicom").setLevel(logging.ERROR)
+        logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
         logging.getLogger("pydicom").setLevel(logging.CRITICAL)
         settings = self.settings
         try:

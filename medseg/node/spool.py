@@ -60,6 +60,7 @@ class Spool:
         try:
             fcntl.flock(self._claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
+            self._claim.close()
             raise UsageError(f"{self.folder}: another node works on this spool; stop it or choose another") from error
         for remains in (*(self.folder / "incoming").iterdir(), *(self.folder / "outgoing").iterdir()):
             shutil.rmtree(remains) if remains.is_dir() else remains.unlink()
