@@ -110,7 +110,7 @@ def answers(url: str) -> bool:
 
 @pytest.fixture(scope="module")
 def model_folder(tmp_path_factory) -> Path:
-    """A model of random weights whose masks are about half of the scan: any turn or flip of them would be seen."""
+    """A model of random weights whose masks have no symmetry: any turn or flip of them would be seen."""
     folder, files = tmp_path_factory.mktemp("model"), write_ball(tmp_path_factory.mktemp("scan"))
     model = small_model(labels=LIVER)
     likely = Predictor(model, "cpu", "fp32").predict_probabilities(files[0].parent)[1].clip(1e-6, 1 - 1e-6)
@@ -144,7 +144,7 @@ def test_a_study_fetched_by_dicomweb_is_predicted_and_its_mask_is_found_in_the_a
     mask = io.read_labels(next((tmp_path / "nifti").glob("*.nii.gz")))
     mask.geometry.require_equal(grid_of(files), "mask", "scan")
     liver = read_segmentation(tmp_path / "back.dcm", mask.geometry)["liver"]
-    assert 0.2 < liver.mean() < 0.8
+    assert 0.02 < liver.mean() < 0.98
     assert (liver == (mask.array == 7)).all()
     assert valid(tmp_path / "back.dcm") == ""
 
