@@ -192,7 +192,12 @@ def validate_fold(
     cases = [case for case in workspace.dataset.cases if case.name in names]
     previous = previous_masks(workspace, configuration, [case.name for case in cases])
     jobs = [
-        Job(case.name, case.images, folder / f"{case.name}{io.mask_ending(case.images[0])}", previous.get(case.name))
+        Job(
+            case.name,
+            case.sources(workspace.plan.channels),
+            folder / f"{case.name}{io.mask_ending(case.images[0])}",
+            previous.get(case.name),
+        )
         for case in cases
     ]
     waiting = [job for job in jobs if not (job.output.is_file() and job.output.stat().st_mtime_ns > weights_time)]
@@ -204,7 +209,9 @@ def validate_fold(
         if len(done.masks) < len(waiting):
             return None
     pairs = {
-        job.case: Pair(job.output, case.label) for job, case in zip(jobs, cases, strict=True) if case.label is not None
+        job.case: Pair(job.output, case.label, case.segments)
+        for job, case in zip(jobs, cases, strict=True)
+        if case.label is not None
     }
     evaluation = evaluate_pairs(Pairing(pairs, {}, ()), workspace.plan.labels, progress=progress)
     write_tables(evaluation, folder)

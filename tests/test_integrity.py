@@ -301,7 +301,7 @@ def test_a_folder_without_a_document(tmp_path: Path) -> None:
     assert [(finding.severity, finding.file and finding.file.name) for finding in examine(tmp_path)] == [
         ("error", "b.nrrd"),
         ("warning", "zero.nii"),
-        ("note", "one"),
+        ("error", "c.dcm"),
         ("note", tmp_path.name),
     ]
 

@@ -194,7 +194,7 @@ def _over(
 
 def _compare(task: _Task, case: tuple[str, Pair]) -> _Compared:
     _, pair = case
-    prediction, reference = io.read_labels(pair.prediction), io.read_labels(pair.reference)
+    prediction, reference = pair.read(task.labels)
     prediction.geometry.require_equal(
         reference.geometry, f"prediction {pair.prediction}", f"reference {pair.reference}"
     )
@@ -221,6 +221,8 @@ def _compare(task: _Task, case: tuple[str, Pair]) -> _Compared:
 
 def _held_values(side: str, case: tuple[str, Pair]) -> list[int]:
     path = case[1].reference if side == "reference" else case[1].prediction
+    if io.holds_dicom(path):
+        raise LabelError(f"{path}: segments are told apart by their names; name the labels with --labels")
     values = [value for value in label_boxes(io.read_labels(path).array) if value > 0]
     if len(values) > MOST_LABELS:
         raise LabelError(

@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from medseg import io
-from medseg.dataset import CaseRef, Dataset, Finding, Survey, survey
+from medseg.dataset import CaseRef, Dataset, Finding, Survey, read_reference, survey
 from medseg.dataset.opening import DATASET_FILE
 from medseg.errors import MedsegError
+from medseg.integrity.dicom import examine_series
 from medseg.integrity.files import compare_grids, examine_file, header_problems, of_error
 from medseg.io import formats
 from medseg.labels import LabelSet, value_counts
@@ -99,7 +100,7 @@ def _examine_dataset(found: Survey, progress: Progress) -> Iterator[Finding]:
 def _examine_folder(folder: Path, progress: Progress) -> Iterator[Finding]:
     """Each image of a folder by itself."""
     facts = _Facts()
-    dicom: Counter[Path] = Counter()
+    dicom_files = []
     unknown: Counter[str] = Counter()
     images = []
     for path in sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")):
@@ -107,7 +108,7 @@ def _examine_folder(folder: Path, progress: Progress) -> Iterator[Finding]:
             if io.is_image_name(path) or formats.is_minc(path):
                 images.append(path)
             elif formats.is_dicom(path):
-                dicom[path.parent] += 1
+                dicom_files.append(path)
             elif io.ending_of(path) is None:
                 unknown[path.suffix or path.name] += 1
         except OSError:
@@ -118,21 +119,22 @@ def _examine_folder(folder: Path, progress: Progress) -> Iterator[Finding]:
         yield from findings
         if volume is not None:
             facts.add_image(str(path.relative_to(folder)), [volume])
-    for place, count in dicom.items():
-        yield Finding(
-            "note", f"{count} DICOM files, which are not read yet", file=place, remedy="convert with dcm2niix"
-        )
+    for name, volume, findings in examine_series(dicom_files, progress):
+        yield from findings
+        if volume is not None:
+            facts.add_image(name, [volume])
     if unknown:
         listed = ", ".join(f"{count} {ending}" for ending, count in unknown.most_common(_LISTED))
         yield Finding("note", f"{sum(unknown.values())} files are no images: {listed}", file=folder)
-    if not images:
+    if not images and not dicom_files:
         yield Finding("error", "no images here", file=folder, remedy=f"add {DATASET_FILE} or give another folder")
     yield from _compare_cases(facts)
     progress(len(images), len(images), "examining")
 
 
 def _examine_case(case: CaseRef, dataset: Dataset, facts: _Facts) -> Iterator[Finding]:
-    read = [(file, *examine_file(file, case.name)) for file in case.images]
+    sources = case.sources(dataset.channels)
+    read = [(file, *examine_file(file, case.name, source)) for file, source in zip(case.images, sources, strict=True)]
     for _, _, findings in read:
         yield from findings
     volumes = [(file, volume) for file, volume, _ in read if volume is not None]
@@ -140,7 +142,8 @@ def _examine_case(case: CaseRef, dataset: Dataset, facts: _Facts) -> Iterator[Fi
         first_file, first = volumes[0]
         facts.add_image(case.name, [volume for _, volume in volumes])
         for file, volume in volumes[1:]:
-            yield from compare_grids(case.name, first_file, first.geometry, file, volume.geometry)
+            if not case.choice.resample:
+                yield from compare_grids(case.name, first_file, first.geometry, file, volume.geometry)
         found, expected = sum(volume.channels for _, volume in volumes), len(dataset.channels)
         if found != expected and not _counts_as(volumes, expected):
             yield Finding(
@@ -153,9 +156,16 @@ def _examine_case(case: CaseRef, dataset: Dataset, facts: _Facts) -> Iterator[Fi
     if case.label is None:
         yield Finding("note", "no mask, so this case cannot be used for training", case.name)
         return
+    in_dicom = io.holds_dicom(case.label)
+    if in_dicom and not volumes:
+        return  # without its scan, whose problem is told above, it has no grid
     yield from header_problems(case.label, case.name)
     try:
-        mask = io.read_labels(case.label)
+        if in_dicom:
+            grid = volumes[0][1].geometry
+            mask = read_reference(case.label, dataset.labels, case.segments, grid, io.resolve(sources))
+        else:
+            mask = io.read_labels(case.label)
     except MedsegError as error:
         yield of_error(error, case.label, case.name)
         return

@@ -19,23 +19,27 @@ SURELY_MEANT_WITHIN_VOXELS = 1.0
 _PIXDIM_WITHIN = 0.01
 
 
-def examine_file(file: Path, case: str | None) -> tuple[Volume | None, list[Finding]]:
-    """One image by itself."""
+def examine_file(file: Path, case: str | None, source: io.Source | None = None) -> tuple[Volume | None, list[Finding]]:
+    """One image by itself; ``source`` says how it is read where it is DICOM."""
     findings = list(header_problems(file, case))
     try:
-        volume = io.read(file)
+        volume = io.read(file if source is None else source)
     except MedsegError as error:
         return None, [*findings, of_error(error, file, case)]
+    return volume, [*findings, *content_problems(volume, file, case)]
+
+
+def content_problems(volume: Volume, file: Path, case: str | None) -> Iterator[Finding]:
+    """What voxels should not be."""
     if volume.array.dtype.kind == "f":
         strange = int(np.count_nonzero(~np.isfinite(volume.array)))
         if strange:
             problem = f"{strange} of {volume.array.size} voxels are NaN or infinite"
-            findings.append(Finding("error", problem, case, file, _replace_strange(file)))
+            yield Finding("error", problem, case, file, _replace_strange(file))
     for number, channel in enumerate(volume.array):
         if channel.min() == channel.max():
             which = f"channel {number}: " if volume.channels > 1 else ""
-            findings.append(Finding("warning", f"{which}all voxels are {channel.flat[0]}", case, file))
-    return volume, findings
+            yield Finding("warning", f"{which}all voxels are {channel.flat[0]}", case, file)
 
 
 def header_problems(file: Path, case: str | None) -> Iterator[Finding]:
@@ -43,6 +47,8 @@ def header_problems(file: Path, case: str | None) -> Iterator[Finding]:
     from medseg.io import nifti
 
     try:
+        if file.is_dir():
+            return
         grid_file = formats.grid_file(file)
         if formats.reader(grid_file) is not nifti:
             return

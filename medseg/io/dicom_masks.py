@@ -10,7 +10,7 @@ from typing import Any
 from medseg.errors import LabelError
 from medseg.io import formats
 from medseg.io.formats import Source
-from medseg.io.sources import as_list, naming, resolved
+from medseg.io.sources import as_list, naming, resolve
 from medseg.volume import Geometry, LabelVolume
 
 log = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ def _series_of(image: Source | Sequence[Source] | None) -> Any:
     """The DICOM series that an image (its first channel) is; None where it is of another format."""
     if image is None:
         return None
-    first, *_ = resolved(as_list(image)[:1])
+    first, *_ = resolve(as_list(image)[:1])
     if not isinstance(first, Path):
         return first.parts[0]
     with naming(first):

@@ -235,7 +235,7 @@ def _draw_case(
 ) -> _Drawn:
     """A case's picture at one label, given by its row."""
     pair = evaluation.pairs[worst["case"]]
-    prediction, reference = io.read_labels(pair.prediction), io.read_labels(pair.reference)
+    prediction, reference = pair.read(evaluation.labels)
     image, note = None, ""
     if image_path is not None:
         try:
