@@ -84,7 +84,7 @@ class Model:
         for fold in self.weights.values():
             for name, tensor in fold.items():
                 digest.update(name.encode())
-                digest.update(tensor.cpu().contiguous().view(torch.uint8).numpy())
+                digest.update(tensor.cpu().contiguous().view(torch.uint8).numpy().tobytes())
         if self.previous is not None:
             digest.update(self.previous.digest.encode())
         return digest.hexdigest()

@@ -13,7 +13,7 @@ from medseg.dicom.mask_writing import MaskFormat, output_name, write_masks
 from medseg.dicom.measurements import has_codes, measure, write_report
 from medseg.errors import DataError, UsageError
 from medseg.io import formats
-from medseg.io.sources import resolved
+from medseg.io.sources import resolve
 from medseg.planning.plan import Plan
 from medseg.prediction.predictor import Predictor
 from medseg.volume import LabelVolume
@@ -27,7 +27,7 @@ def source_series(image: io.Source, case: str) -> dicom.Series:
     Raises:
         UsageError: it is no DICOM series, to which alone a SEG or RTSTRUCT can refer.
     """
-    found = resolved([image])[0]
+    found = resolve([image])[0]
     if not isinstance(found, Path):
         return found.parts[0]
     if found.is_file() and not formats.is_dicom(found):
