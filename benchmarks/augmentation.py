@@ -3,7 +3,7 @@
     python -m benchmarks.augmentation [--threads 2] [--device cpu] [--draws 32]
 
 The first table is what training pays: parameters drawn from the default policy, batches as large as
-`enlarged_patch_size` says, the mean over many draws. In the second table one step is applied to every sample and
+these need (`source_sizes`), the mean over many draws. In the second table one step is applied to every sample and
 channel of the batch, its largest cost; the policy applies it to its part of the samples only. Every time is the best
 of a few, so that neighbours on the machine count little.
 """
@@ -17,7 +17,7 @@ from dataclasses import fields, replace
 
 import torch
 
-from medseg.augmentation import AugmentationPolicy, Chance, apply, draw, enlarged_patch_size
+from medseg.augmentation import AugmentationPolicy, Chance, apply, draw, source_sizes
 
 BATCHES = [
     ((40, 56, 40), 2),
@@ -56,13 +56,13 @@ def only(policy: AugmentationPolicy, step: str) -> AugmentationPolicy:
 def measure(patch: tuple[int, ...], batch: int, device: torch.device, draws: int) -> tuple[list[float], list[float]]:
     """(time of draw, time of apply), and the time of every step on top of cropping."""
     policy = AugmentationPolicy.default(patch)
-    source = enlarged_patch_size(patch, policy)
     generator = torch.Generator().manual_seed(0)
-    images = torch.randn(batch, 1, *source, generator=generator).to(device)
-    labels = torch.randint(0, 3, (batch, *source), generator=generator, dtype=torch.uint8).to(device)
 
     def applied(drawn_from: AugmentationPolicy) -> float:
         parameters = draw(drawn_from, batch, 1, generator)
+        source = [max(along) for along in zip(*source_sizes(parameters, patch), strict=True)]
+        images = torch.randn(batch, 1, *source, generator=generator).to(device)
+        labels = torch.randint(0, 3, (batch, *source), generator=generator, dtype=torch.uint8).to(device)
         return milliseconds(lambda: apply(images, labels, parameters, patch), device)
 
     drawing = milliseconds(lambda: draw(policy, batch, 1, generator), device)
@@ -82,10 +82,9 @@ def main() -> None:
     device = torch.device(options.device)
     print(f"torch {torch.__version__}, {device}, {options.threads} threads; one channel, float32; ms a batch\n")
     results = [(patch, batch, *measure(patch, batch, device, options.draws)) for patch, batch in BATCHES]
-    print("| patch | batch | read | draw | apply |\n|---|---|---|---|---|")
+    print("| patch | batch | draw | apply |\n|---|---|---|---|")
     for patch, batch, (drawing, average), _ in results:
-        read = enlarged_patch_size(patch, AugmentationPolicy.default(patch))
-        print(f"| {'x'.join(map(str, patch))} | {batch} | {'x'.join(map(str, read))} | {drawing:.2f} | {average:.2f} |")
+        print(f"| {'x'.join(map(str, patch))} | {batch} | {drawing:.2f} | {average:.2f} |")
     print("\nEach step on every sample and channel, on top of cropping:\n")
     print(f"| patch, batch | {' | '.join(STEPS)} |\n|{'---|' * (len(STEPS) + 1)}")
     for patch, batch, _, steps in results:

@@ -12,14 +12,15 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import psutil
 import torch
 
 from medseg import atomic, documents, io, store
-from medseg.device import choose_device, choose_precision, describe
-from medseg.errors import CasesFailedError, DocumentError, UsageError
+from medseg.device import choose_device, choose_precision, describe, deterministic_algorithms
+from medseg.errors import CasesFailedError, UsageError
 from medseg.evaluation import Evaluation, Pair, Pairing, evaluate_pairs, write_tables
 from medseg.model import (
     MODEL_FILE,
@@ -37,53 +38,25 @@ from medseg.prediction import (
     Job,
     PredictionSettings,
     Predictor,
+    Wishes,
     predict_cases,
 )
 from medseg.progress import Progress, silent
 from medseg.report import training_plot
-from medseg.training.loop import PROGRESS_FILE, Run, Trainer, seconds_per_sample, train_network
+from medseg.selection import probabilities_of
+from medseg.training.loop import PROGRESS_FILE, Run, Trainer, train_network
+from medseg.training.partial import annotated_rows
 from medseg.training.pretrained import load_pretrained
-from medseg.training.recipe import (
-    DEFAULT_EPOCHS,
-    EPOCH_ITERATIONS,
-    SMALLEST_BATCH,
-    Recipe,
-    recipe_for_budget,
-    recipe_for_iterations,
-)
+from medseg.training.recipe import DEFAULT_EPOCHS, EPOCH_ITERATIONS, recipe_for_iterations
 from medseg.training.sampling import InMemoryCase, PatchSource
+from medseg.training.starting import RUN_FILE, Length, run_under_way, within_budget
+from medseg.training.team import ALONE, Team
 from medseg.workspace import Workspace, preprocess, previous_masks
 
-RUN_FILE = "run.json"
 # Prepared cases are held in memory while they take at most this part of what is free; else patches come from disk.
 MEMORY_SHARE = 0.5
-# Part of a budget that goes into iterations. The rest is for points of the learning curve, checkpoints, and a machine
-# that is slower over minutes than in the seconds of the measurement (by 10 to 20 % in docs/lab-notes.md).
-BUDGET_SHARE = 0.87
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Length:
-    """How long to train: at most one of these; by default nnU-Net's 1000 epochs.
-
-    Raises:
-        UsageError: more than one is given.
-    """
-
-    epochs: int | None = None
-    iterations: int | None = None
-    budget_seconds: float | None = None
-
-    def __post_init__(self) -> None:
-        if sum(value is not None for value in (self.epochs, self.iterations, self.budget_seconds)) > 1:
-            raise UsageError("--epochs, --iterations and --budget each say how long to train; give one of them")
-
-    @property
-    def steps(self) -> int | None:
-        """Iterations, if they were asked for."""
-        return self.iterations if self.epochs is None else self.epochs * EPOCH_ITERATIONS
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,13 +74,17 @@ def train(
     *,
     epochs: int | None = None,
     iterations: int | None = None,
-    budget_seconds: float | None = None,
+    budget_seconds: float | Literal["auto"] | None = None,
     device: str = "auto",
     precision: str = "auto",
     seed: int | None = None,
     restart: bool = False,
     pretrained: str | os.PathLike[str] | None = None,
+    freeze: int | Literal["all"] = 0,
+    balance_classes: bool = False,
+    deterministic: bool = False,
     workers: int | str = 0,
+    team: Team = ALONE,
     should_stop: Callable[[], bool] = lambda: False,
     progress: Progress = silent,
 ) -> FoldResult | None:
@@ -115,10 +92,15 @@ def train(
 
     Args:
         epochs, iterations, budget_seconds: length of training, at most one of them; by default nnU-Net's 1000 epochs.
-            An epoch is 250 iterations; a budget becomes a number of iterations after a short measurement.
+            An epoch is 250 iterations; a budget becomes a number of iterations after a short measurement, and
+            ``"auto"`` is a budget that suits the size of the dataset.
         seed: of all that is random; by default 0.
         restart: throw away what there is of this fold.
-        pretrained: model folder to take the first weights from.
+        pretrained: model, ours or nnU-Net's, to take the first weights from.
+        freeze: iterations for which the pretrained encoder stays as it is.
+        balance_classes: show rare classes as often as common ones.
+        deterministic: the same bits each time on the same GPU too, where that is slower; on a CPU they always are.
+        team: the processes that train together, each with a batch as the plan has it; all of them make this call.
         should_stop: asked after every step; once true, a checkpoint is written and training stops.
 
     Returns:
@@ -131,35 +113,54 @@ def train(
     opened = workspace if isinstance(workspace, Workspace) else Workspace.open(workspace)
     chosen = opened.plan.configuration(configuration)
     length = Length(epochs, iterations, budget_seconds)
+    if freeze and pretrained is None:
+        raise UsageError("--freeze keeps a pretrained encoder as it is; say which with --pretrained MODEL")
     split = opened.split(fold)
     folder = fold_folder(opened.model_folder(chosen.name), fold)
-    if restart:
+    if restart and team.leads:
         shutil.rmtree(folder, ignore_errors=True)
-    run = _run_under_way(folder, length, seed)
-    if run is None or not (folder / WEIGHTS_FILE).is_file():
+    team.wait()
+    run = run_under_way(
+        folder, length, seed=seed, balance_classes=balance_classes or None, deterministic=deterministic or None
+    )
+    trained = run is not None and (folder / WEIGHTS_FILE).is_file()
+    team.wait()  # nothing is written before all have looked
+    if not trained:
         began = time.monotonic()
-        preprocess(opened, chosen, cases=[*split.train, *split.validation], workers=workers, progress=progress)
-        cases, held_out = (_open_cases(opened, chosen, names) for names in (split.train, split.validation))
-        where = choose_device(device)
-        if run is None:
+        if team.leads:
+            preprocess(opened, chosen, cases=[*split.train, *split.validation], workers=workers, progress=progress)
+        team.wait()
+        cases, held_out = (_open_cases(opened, chosen, names, team) for names in (split.train, split.validation))
+        where = choose_device(team.device_name(device))
+        if run is None and team.leads:
+            steps, batch = length.steps or DEFAULT_EPOCHS * EPOCH_ITERATIONS, chosen.batch_size * team.size
             run = Run(
                 version=1,
                 configuration=chosen.name,
                 fold=fold,
                 seed=seed or 0,
                 precision=choose_precision(precision, where),
-                recipe=recipe_for_iterations(length.steps or DEFAULT_EPOCHS * EPOCH_ITERATIONS, chosen.batch_size),
-                budget_seconds=budget_seconds,
+                recipe=recipe_for_iterations(steps, batch),
                 pretrained=None if pretrained is None else str(pretrained),
+                deterministic=deterministic,
             )
             if budget_seconds is not None:
-                left = budget_seconds - (time.monotonic() - began)
-                run = replace(run, recipe=_recipe_within(left, opened, chosen, cases, run, where))
+                run = within_budget(run, budget_seconds, began, opened.plan, chosen, cases, where, team)
+            run = replace(run, recipe=replace(run.recipe, balance_classes=balance_classes, frozen_iterations=freeze))
             documents.save(run, folder / RUN_FILE)
-        if not _train_fold(opened, chosen, cases, held_out, run, folder, where, should_stop, progress):
+        team.wait()
+        run = run or documents.load(Run, folder / RUN_FILE)
+        if not _train_fold(opened, chosen, cases, held_out, run, folder, where, team, should_stop, progress):
             return None
     evaluation = validate_fold(
-        opened, chosen, fold, device=device, precision=precision, should_stop=should_stop, progress=progress
+        opened,
+        chosen,
+        fold,
+        device=device,
+        precision=precision,
+        team=team,
+        should_stop=should_stop,
+        progress=progress,
     )
     return None if evaluation is None else FoldResult(folder, evaluation)
 
@@ -172,12 +173,15 @@ def validate_fold(
     device: str = "auto",
     precision: str = "auto",
     settings: PredictionSettings = DEFAULT_SETTINGS,
+    probabilities: bool = False,
+    team: Team = ALONE,
     should_stop: Callable[[], bool] = lambda: False,
     progress: Progress = silent,
 ) -> Evaluation | None:
     """Predict the held-out cases of a trained fold into its ``validation`` folder and measure them.
 
-    Masks newer than the weights are kept, so an interrupted validation goes on.
+    Masks newer than the weights are kept, so an interrupted validation goes on; with ``probabilities``, those that have
+    theirs beside them. Of a team each process predicts its part of the cases.
 
     Returns:
         The comparison, or None if it was stopped before all cases were predicted.
@@ -200,22 +204,69 @@ def validate_fold(
         )
         for case in cases
     ]
-    waiting = [job for job in jobs if not (job.output.is_file() and job.output.stat().st_mtime_ns > weights_time)]
+
+    def is_there(job: Job) -> bool:
+        files = [job.output, *([probabilities_of(job.output)] if probabilities else [])]
+        return all(path.is_file() and path.stat().st_mtime_ns > weights_time for path in files)
+
+    waiting = [job for job in jobs if not is_there(job)]
+    team.wait()
+    waiting = waiting[team.rank :: team.size]
+    left = 0
     if waiting:
-        predictor = Predictor(load_model(model_folder, (fold,)), device, precision, settings)
-        done = predict_cases(predictor, waiting, should_stop=should_stop, progress=progress)
+        predictor = Predictor(load_model(model_folder, (fold,)), team.device_name(device), precision, settings)
+        wishes = Wishes(probabilities=probabilities)
+        done = predict_cases(predictor, waiting, wishes=wishes, should_stop=should_stop, progress=progress)
         if done.failures:
             raise CasesFailedError(f"validation of fold {fold}", done.failures, len(jobs))
-        if len(done.masks) < len(waiting):
-            return None
+        left = len(waiting) - len(done.masks)
+    if team.any(left > 0):
+        return None
     pairs = {
         job.case: Pair(job.output, case.label, case.segments)
         for job, case in zip(jobs, cases, strict=True)
         if case.label is not None
     }
     evaluation = evaluate_pairs(Pairing(pairs, {}, ()), workspace.plan.labels, progress=progress)
-    write_tables(evaluation, folder)
+    evaluation = annotated_rows(evaluation, cases)
+    if team.leads:
+        write_tables(evaluation, folder)
     return evaluation
+
+
+def predict_held_out(
+    workspace: str | os.PathLike[str] | Workspace,
+    configurations: Sequence[str] | None = None,
+    *,
+    device: str = "auto",
+    precision: str = "auto",
+    progress: Progress = silent,
+) -> None:
+    """Predict the held-out cases of all trained folds with their probabilities, as far as these are missing.
+
+    What :func:`medseg.selection.choose_best` needs for pairs, and :func:`medseg.trust.calibrate` for anything.
+
+    Args:
+        configurations: names; by default all that have a trained fold.
+
+    Raises:
+        CasesFailedError: some cases could not be predicted; the others are written.
+    """
+    opened = workspace if isinstance(workspace, Workspace) else Workspace.open(workspace)
+    for configuration in opened.plan.configurations:
+        if configurations is not None and configuration.name not in configurations:
+            continue
+        for fold in range(len(opened.splits)):
+            if (fold_folder(opened.model_folder(configuration.name), fold) / WEIGHTS_FILE).is_file():
+                validate_fold(
+                    opened,
+                    configuration,
+                    fold,
+                    device=device,
+                    precision=precision,
+                    probabilities=True,
+                    progress=progress,
+                )
 
 
 def _train_fold(
@@ -226,21 +277,35 @@ def _train_fold(
     run: Run,
     folder: Path,
     device: torch.device,
+    team: Team,
     should_stop: Callable[[], bool],
     progress: Progress,
 ) -> bool:
     """Train to the end of the run; False if stopped before."""
     log.info("%s; %s", describe(device, run.precision), run.recipe.because)
-    trainer = Trainer(workspace.plan, configuration, cases, held_out, run, device)
+    split, refs = workspace.split(run.fold), {case.name: case for case in workspace.dataset.cases}
+    trainer = Trainer(
+        workspace.plan,
+        configuration,
+        cases,
+        held_out,
+        run,
+        device,
+        partial=[refs[name] for name in split.train],
+        validation_partial=[refs[name] for name in split.validation],
+        team=team,
+    )
     if run.pretrained is not None:
         load_pretrained(trainer.network, workspace.plan, Path(run.pretrained))
-    documents.save(ModelDocument(1, workspace.plan, configuration.name), folder.parent / MODEL_FILE)
-    if configuration.previous_stage is not None:
+    if team.leads:
+        documents.save(ModelDocument(1, workspace.plan, configuration.name), folder.parent / MODEL_FILE)
+    if team.leads and configuration.previous_stage is not None:
         _bring_along(workspace.model_folder(configuration.previous_stage), folder.parent / PREVIOUS_FOLDER)
-    with freed_memory_kept():
+    with freed_memory_kept(), deterministic_algorithms(run.deterministic):
         finished = train_network(trainer, folder, should_stop=should_stop, progress=progress)
-    if (folder / PROGRESS_FILE).is_file():
+    if team.leads and (folder / PROGRESS_FILE).is_file():
         training_plot(folder / PROGRESS_FILE, folder / "progress.png")
+    team.wait()  # for the leader's weights
     return finished
 
 
@@ -253,55 +318,14 @@ def _bring_along(stage: Path, target: Path) -> None:
             shutil.copy2(weights, temporary / weights.parent.name / WEIGHTS_FILE)
 
 
-def _run_under_way(folder: Path, length: Length, seed: int | None) -> Run | None:
-    """The run that was begun in a folder, if any.
-
-    Raises:
-        UsageError: it was begun with another length or seed.
-    """
-    path = folder / RUN_FILE
-    if not path.is_file():
-        return None
-    try:
-        run = documents.load(Run, path)
-    except DocumentError as error:
-        raise DocumentError(f"{error}; begin anew with --restart") from error
-    asked = {"iterations": length.steps, "budget_seconds": length.budget_seconds, "seed": seed}
-    begun = {"iterations": run.recipe.iterations, "budget_seconds": run.budget_seconds, "seed": run.seed}
-    for name, value in asked.items():
-        if value is not None and value != begun[name]:
-            raise UsageError(
-                f"{folder}: a run with {name} {begun[name]} was begun here, now {name} is {value};"
-                " leave the option out to go on, or begin anew with --restart"
-            )
-    return run
-
-
-def _recipe_within(
-    seconds: float,
-    workspace: Workspace,
-    configuration: Configuration,
-    cases: Sequence[PatchSource],
-    run: Run,
-    device: torch.device,
-) -> Recipe:
-    """The recipe that fills a budget, after a short measurement of the machine's speed."""
-    began = time.monotonic()
-    probe = replace(run, recipe=recipe_for_iterations(1_000, min(SMALLEST_BATCH, configuration.batch_size)))
-    with freed_memory_kept():
-        measured = seconds_per_sample(Trainer(workspace.plan, configuration, cases, (), probe, device))
-    left = (seconds - (time.monotonic() - began)) * BUDGET_SHARE
-    recipe = recipe_for_budget(max(left, 1.0), measured, configuration.batch_size)
-    log.info("one sample takes %.3f s: %d iterations of %d fit", measured, recipe.iterations, recipe.batch_size)
-    return recipe
-
-
-def _open_cases(workspace: Workspace, configuration: Configuration, names: Sequence[str]) -> list[PatchSource]:
+def _open_cases(
+    workspace: Workspace, configuration: Configuration, names: Sequence[str], team: Team = ALONE
+) -> list[PatchSource]:
     """Prepared cases, in memory if they fit there well, else read patch by patch."""
     folder = workspace.preprocessed_folder(configuration.name)
     stored = [store.open_case(folder, name) for name in names]
     needed = sum((4 * case.channels + 2) * case.shape[0] * case.shape[1] * case.shape[2] for case in stored)
-    if needed > MEMORY_SHARE * psutil.virtual_memory().available:
+    if needed * team.size > MEMORY_SHARE * psutil.virtual_memory().available:
         log.info("%d prepared cases (%.1f GB) stay on disk", len(stored), needed / 1e9)
         return [*stored]
     return [

@@ -33,16 +33,20 @@ class LabelSet:
         background: file value of background.
         ignore: file value of voxels without annotation, if there are any.
         region_order: for regions, the file value written for each class, later ones over earlier ones.
+        mirror_pairs: names of left and right counterparts, where whoever made the dataset states them; an empty
+            tuple says that there are none. By default names decide (:mod:`medseg.laterality`).
         meanings: codes, side and colour of classes by name, where the dataset gives them.
 
     Raises:
-        DocumentError: no classes, a value declared twice, a region order that does not fit, or meanings of no class.
+        DocumentError: no classes, a value declared twice, a region order that does not fit, or pairs or meanings of
+            other names.
     """
 
     classes: dict[str, tuple[int, ...]]
     background: int = 0
     ignore: int | None = None
     region_order: tuple[int, ...] | None = field(default=None)
+    mirror_pairs: tuple[tuple[str, str], ...] | None = None
     meanings: dict[str, Meaning] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
@@ -64,6 +68,11 @@ class LabelSet:
             strange = set(self.region_order) - set(taken)
             if strange:
                 raise DocumentError(f"labels: regions_class_order names {sorted(strange)}, which no class covers")
+        paired = [name for pair in self.mirror_pairs or () for name in pair]
+        if len(set(paired)) != len(paired) or not set(paired) <= set(self.classes):
+            raise DocumentError(
+                f"labels: mirror_pairs: expected each of {list(self.classes)} once at most, found {paired}"
+            )
         unknown = sorted(set(self.meanings) - set(self.classes))
         if unknown:
             raise DocumentError(f"codes: {unknown} are no labels; labels are {list(self.classes)}")
@@ -73,12 +82,13 @@ class LabelSet:
         cls,
         labels: Mapping[str, Any],
         region_order: Sequence[int] | None = None,
+        mirror_pairs: Sequence[Sequence[str]] | None = None,
         meanings: Mapping[str, Meaning] | None = None,
     ) -> LabelSet:
         """Read a ``labels`` entry: name to value or list of values (nnU-Net), or value to name (MSD).
 
         Raises:
-            DocumentError: the entry is neither.
+            DocumentError: the entry is neither, or the other entries do not fit it.
         """
         try:
             if labels and all(isinstance(value, str) for value in labels.values()):
@@ -104,7 +114,8 @@ class LabelSet:
         if not any(len(values) > 1 for values in parsed.values()):
             region_order = None
         order = None if region_order is None else tuple(map(_integer, region_order))
-        return cls(parsed, background[0], None if ignore is None else ignore[0], order, dict(meanings or {}))
+        pairs = _name_pairs(mirror_pairs)
+        return cls(parsed, background[0], None if ignore is None else ignore[0], order, pairs, dict(meanings or {}))
 
     @cached_property
     def values(self) -> tuple[int, ...]:
@@ -187,6 +198,15 @@ class LabelSet:
         if self.ignore is not None:
             values.append(self.ignore)
         return np.array(values, dtype=self.dtype)[indices]
+
+
+def _name_pairs(pairs: Any) -> tuple[tuple[str, str], ...] | None:
+    if pairs is None:
+        return None
+    listed = isinstance(pairs, list | tuple)
+    if not (listed and all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in pairs)):
+        raise DocumentError(f"labels: mirror_pairs: expected a list of [left name, right name], found {pairs!r}")
+    return tuple((str(left), str(right)) for left, right in pairs)
 
 
 def _integer(value: Any) -> int:

@@ -25,6 +25,7 @@ from safetensors.torch import save_file
 from medseg import atomic, documents, networks
 from medseg.device import Precision
 from medseg.errors import DocumentError, ModelError
+from medseg.laterality import Mirroring, Pairs
 from medseg.planning.plan import Configuration, Plan
 
 MODEL_FILE = "model.json"
@@ -50,6 +51,8 @@ class FoldFacts:
         mirror_axes: axes (of the patch) along which it has seen mirrored scans, so that predictions may be averaged.
         precision: what it was trained in.
         seconds: training time.
+        swap_axis: the mirrored axis along which left and right classes changed places, if any did.
+        swapped: names of the left and right classes that did.
     """
 
     mirror_axes: tuple[int, ...]
@@ -57,6 +60,8 @@ class FoldFacts:
     iterations: int
     seconds: float
     seed: int
+    swap_axis: int | None = None
+    swapped: Pairs = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +72,8 @@ class Model:
         mirror_axes: axes along which all folds have seen mirrored scans.
         precision: what they were trained in; of several the finest.
         weights: for each fold (by name) its tensors.
+        swap_axis: of the mirrored axes the one along which left and right classes changed places, if any did.
+        swapped: names of the left and right classes that did.
         previous: in a cascade the model of the stage before, if it came along.
     """
 
@@ -75,6 +82,8 @@ class Model:
     mirror_axes: tuple[int, ...]
     precision: Precision
     weights: Mapping[str, Mapping[str, torch.Tensor]]
+    swap_axis: int | None = None
+    swapped: Pairs = ()
     previous: Model | None = None
 
     @cached_property
@@ -84,7 +93,7 @@ class Model:
         for fold in self.weights.values():
             for name, tensor in fold.items():
                 digest.update(name.encode())
-                digest.update(tensor.cpu().contiguous().view(torch.uint8).numpy().tobytes())
+                digest.update(tensor.cpu().contiguous().view(torch.uint8).numpy().data)
         if self.previous is not None:
             digest.update(self.previous.digest.encode())
         return digest.hexdigest()
@@ -145,14 +154,28 @@ def load_model(folder: str | os.PathLike[str], folds: Sequence[int | str] | None
             raise ModelError(f"{error}; train this fold again") from error
     configuration = document.plan.configuration(document.configuration)
     before = root / PREVIOUS_FOLDER
+    mirroring = _common_mirroring(facts)
     return Model(
         plan=document.plan,
         configuration=configuration,
-        mirror_axes=tuple(sorted(set.intersection(*(set(fold.mirror_axes) for fold in facts)))),
+        mirror_axes=mirroring.axes,
         precision=max((fold.precision for fold in facts), key=("bf16", "fp16", "fp32").index),
         weights=weights,
+        swap_axis=mirroring.swap_axis,
+        swapped=mirroring.pairs,
         previous=load_model(before) if configuration.previous_stage and (before / MODEL_FILE).is_file() else None,
     )
+
+
+def _common_mirroring(facts: Sequence[FoldFacts]) -> Mirroring:
+    """The axes that all folds have seen mirrored, but for one along which they do not agree on what changes places."""
+    axes = set.intersection(*(set(fold.mirror_axes) for fold in facts))
+    swaps = {(fold.swap_axis, fold.swapped) for fold in facts}
+    if len(swaps) > 1:
+        axes -= {axis for axis, _ in swaps}
+        return Mirroring(tuple(sorted(axes)))
+    ((axis, pairs),) = swaps
+    return Mirroring(tuple(sorted(axes)), axis, pairs)
 
 
 def load_weights(network: torch.nn.Module, tensors: Mapping[str, torch.Tensor], where: str) -> None:

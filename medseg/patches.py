@@ -5,7 +5,6 @@ Everything here is arithmetic on sizes; axes are (Z, Y, X), or (Y, X) in two dim
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from functools import lru_cache
@@ -25,10 +24,10 @@ def tile_starts(size: int, patch: int, step: float) -> tuple[int, ...]:
     return tuple(round((size - patch) * i / (count - 1)) for i in range(count))
 
 
-def tiles(shape: Sequence[int], patch_size: Sequence[int], step: float) -> tuple[tuple[int, ...], ...]:
-    """Starts of all tiles that cover a shape, the first axis slowest. The shape is at least the patch."""
-    axes = [tile_starts(size, patch, step) for size, patch in zip(shape, patch_size, strict=True)]
-    return tuple(itertools.product(*axes))
+def patches_in(shape: Sequence[int], patch_size: Sequence[int]) -> float:
+    """How many patches' worth of voxels a scan (Z, Y, X) holds, at least one along each axis; slices for (Y, X)."""
+    size = patch_size if len(patch_size) == len(shape) else (1, *patch_size)
+    return math.prod(max(1.0, length / patch) for length, patch in zip(shape, size, strict=True))
 
 
 @lru_cache(maxsize=8)

@@ -26,7 +26,7 @@ class Scan:
 def find_scans(
     inputs: Sequence[Path],
     channels: Sequence[str],
-    choice: dicom.Choice = dicom.ANY,
+    choice: dicom.SeriesChoice = dicom.ANY,
     *,
     progress: Progress = silent,
 ) -> tuple[Scan, ...]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from medseg.fingerprinting import Fingerprint, fingerprint_dataset
 from medseg.model import VALIDATION_FOLDER, fold_folder
 from medseg.planning import plan_dataset
 from medseg.planning.plan import Configuration, Plan, Preset
+from medseg.planning.transfer import plan_like
 from medseg.preprocessing import prepare
 from medseg.progress import Progress, silent
 from medseg.splits import Split
@@ -109,6 +110,7 @@ def plan_workspace(
     preset: Preset = "default",
     memory_gb: float | None = None,
     splits_file: str | os.PathLike[str] | None = None,
+    like: tuple[Plan, str] | None = None,
     workers: int | str = 0,
     progress: Progress = silent,
 ) -> Workspace:
@@ -117,6 +119,7 @@ def plan_workspace(
     The fingerprint of a dataset that has not changed is taken from the workspace.
 
     Args:
+        like: plan and configuration of a model that is to be fine-tuned, instead of a preset.
         splits_file: folds to use instead of five random ones (nnU-Net's ``splits_final.json`` form).
 
     Raises:
@@ -134,6 +137,7 @@ def plan_workspace(
     known = _known_fingerprint(workspace, dataset)
     fingerprint = known or fingerprint_dataset(dataset, workers=workers, progress=progress)
     plan = plan_dataset(fingerprint, preset=preset, memory_gb=memory_gb)
+    plan = plan if like is None else plan_like(plan, *like)
     dataset.save(workspace.dataset_path)
     documents.save(fingerprint, workspace.fingerprint_path)
     plan.save(workspace.plan_path)
@@ -238,9 +242,11 @@ def _case_name(case: CaseRef) -> str:
 
 def _preparation_key(plan: Plan, configuration: Configuration, case: CaseRef, previous: Path | None) -> str:
     """Changes whenever a prepared case would: with the files, or with what the plan says about preparing."""
-    read = (plan.orientation, plan.axis_order, plan.labels, plan.intensities)
+    labels = replace(plan.labels, mirror_pairs=None)  # what mirroring exchanges, preparing does not
+    read = (plan.orientation, plan.axis_order, labels, plan.intensities)
     made = (configuration.spacing_mm, configuration.normalization, configuration.dimensions)
-    parts = [documents.to_json(value) for value in (*read, *made)]
+    checked = () if case.annotated is None else (case.annotated,)
+    parts = [documents.to_json(value) for value in (*read, *made, *checked)]
     stamps = list(case.stamps())
     if previous is not None:
         stamps.append((previous.name, previous.stat().st_size, previous.stat().st_mtime_ns))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
 
+from medseg import patches
 from medseg.architecture import NetworkSpec
 from medseg.fingerprinting import IntensityStatistics
 from medseg.labels import LabelSet
@@ -79,3 +81,9 @@ def oblique_geometry(shape: Sequence[int], spacing_mm: Sequence[float], orientat
     z, y, x = shape
     upright = Geometry((z, y, x), affine)
     return upright.changed(upright.change_to(orientation))
+
+
+def every_tile(shape: Sequence[int], patch_size: Sequence[int], step: float) -> list[tuple[int, ...]]:
+    """Starts of all tiles that cover a shape, the first axis slowest."""
+    axes = [patches.tile_starts(size, patch, step) for size, patch in zip(shape, patch_size, strict=True)]
+    return list(itertools.product(*axes))

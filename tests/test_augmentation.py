@@ -20,7 +20,6 @@ from medseg.augmentation import (
     apply_to_images,
     apply_to_labels,
     draw,
-    enlarged_patch_size,
     source_sizes,
 )
 from medseg.augmentation.parameters import sampling_matrices
@@ -395,22 +394,6 @@ def test_cropped_and_quarter_turned_samples_read_no_more_than_the_patch() -> Non
     quarter = replace(untouched(dimensions=2), rotation_radians=torch.tensor([[math.pi / 2]], dtype=torch.float64))
     assert source_sizes(quarter, (8, 8)) == ((8, 8),)
     assert source_sizes(quarter, (8, 10)) == ((10, 10),)
-
-
-@pytest.mark.parametrize(
-    ("patch", "expected"),
-    [
-        ((128, 128, 128), (205, 205, 205)),
-        ((40, 56, 40), (73, 80, 64)),
-        ((20, 320, 256), (20, 376, 376)),
-        ((512, 512), (602, 602)),
-    ],
-)
-def test_the_patch_is_enlarged_as_in_nnunet(patch: tuple[int, ...], expected: tuple[int, ...]) -> None:
-    policy = AugmentationPolicy.default(patch)
-    assert enlarged_patch_size(patch, policy) == expected
-    still = replace(policy, rotation_degrees=Chance(0, 0, 0), scale=Chance(0, 1, 1))
-    assert enlarged_patch_size(patch, still) == patch
 
 
 # --- drawing

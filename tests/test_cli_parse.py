@@ -43,3 +43,10 @@ def test_sizes(text, size):
 def test_sizes_that_are_none(text):
     with pytest.raises(UsageError, match="--max-ram"):
         parse.size_bytes(text, "--max-ram")
+
+
+def test_a_budget_is_a_time_or_auto():
+    assert parse.budget("45m") == 2700
+    assert parse.budget(" Auto ") == "auto"
+    with pytest.raises(UsageError, match="or auto"):
+        parse.budget("soon")

@@ -15,6 +15,7 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+from examples import every_tile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -24,7 +25,7 @@ from medseg.errors import ModelError
 from medseg.interop.nnunet import from_nnunet as plan_from_nnunet
 from medseg.interop.nnunet.checkpoint import NnunetCheckpoint, read_checkpoint
 from medseg.interop.nnunet.weights import from_nnunet, to_nnunet
-from medseg.patches import gaussian_weights, padding, tiles
+from medseg.patches import gaussian_weights, padding
 
 State = dict[str, torch.Tensor]
 
@@ -344,7 +345,7 @@ def _sliding_window(network: torch.nn.Module, scan: torch.Tensor, patch_size: tu
     shape = padded.shape[2:]
     weights = torch.from_numpy(gaussian_weights(patch_size).copy())
     total, weight = torch.zeros(3, *shape), torch.zeros(shape)
-    for start in tiles(shape, patch_size, 0.5):
+    for start in every_tile(shape, patch_size, 0.5):
         window = tuple(slice(begin, begin + size) for begin, size in zip(start, patch_size, strict=True))
         total[(slice(None), *window)] += network(padded[(slice(None), slice(None), *window)])[0] * weights
         weight[window] += weights

@@ -71,3 +71,8 @@ def test_copy_patch_that_misses_the_source_changes_nothing():
     target = np.zeros((2, 2))
     patches.copy_patch(np.ones((3, 3)), (5, 0), target)
     assert not target.any()
+
+
+def test_how_many_patches_a_scan_holds():
+    assert patches.patches_in((20, 60, 30), (10, 20, 40)) == 2 * 3
+    assert patches.patches_in((20, 60, 30), (20, 15)) == 20 * 3 * 2

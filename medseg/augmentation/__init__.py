@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from medseg.augmentation.intensity import change_intensities
-from medseg.augmentation.parameters import AugmentationParameters, draw, enlarged_patch_size, source_sizes
+from medseg.augmentation.parameters import AugmentationParameters, draw, source_sizes
 from medseg.augmentation.policy import AugmentationPolicy, Chance
 from medseg.augmentation.spatial import mirror, resample, swap_labels
 from medseg.errors import UsageError
@@ -29,7 +29,6 @@ __all__ = [
     "apply_to_images",
     "apply_to_labels",
     "draw",
-    "enlarged_patch_size",
     "source_sizes",
 ]
 

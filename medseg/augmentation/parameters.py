@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Generator, Tensor
@@ -14,8 +13,6 @@ from medseg.errors import UsageError
 
 # A turn about an axis turns the first axis of its plane towards the second.
 _PLANES = ((1, 2), (2, 0), (0, 1))
-# nnU-Net reads patches larger by this scale, not by its largest one (1.4): larger samples are rare and costly.
-_READ_SCALE = 1 / 0.85
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +60,11 @@ class AugmentationParameters:
     def dimensions(self) -> int:
         """Number of spatial axes D: 2 or 3."""
         return self.mirror.shape[1]
+
+    def part(self, samples: slice) -> AugmentationParameters:
+        """The parameters of some of the samples."""
+        fields = {name: value[samples] for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **fields)
 
     @property
     def in_plane(self) -> bool:
@@ -150,24 +152,6 @@ def source_sizes(parameters: AugmentationParameters, patch_size: Sequence[int]) 
     # A hair less than the reach: a quarter turn of a square patch must not ask for one more voxel.
     margin = torch.ceil(reach - (size - 1) / 2 - 1e-6).clamp_min(0).long()
     return tuple(tuple(row) for row in (size + 2 * margin).tolist())
-
-
-def enlarged_patch_size(patch_size: Sequence[int], policy: AugmentationPolicy) -> tuple[int, ...]:
-    """The patch size to read where parameters are not known in advance: nnU-Net's rule (``get_patch_size``).
-
-    Room for the largest turn (at most 90 degrees) about any one axis, and for a scale of 1 / 0.85. Compound turns and
-    larger scales see some border; where that matters draw first and use ``source_sizes``.
-    """
-    largest = max(abs(policy.rotation_degrees.low), abs(policy.rotation_degrees.high))
-    angle = math.radians(min(largest, 90.0)) if policy.rotation_degrees.probability else 0.0
-    turning = list(patch_size)[-2:] if policy.in_plane else list(patch_size)
-    planes = _PLANES if len(turning) == 3 else _PLANES[2:]
-    size = torch.tensor(turning, dtype=torch.float64)
-    turns = [_turn(torch.tensor([angle], dtype=torch.float64), plane, len(turning))[0] @ size for plane in planes]
-    grown = torch.stack([size, *(turn.abs() for turn in turns)]).amax(dim=0)
-    grown = grown * _READ_SCALE if policy.scale.probability else grown
-    kept = tuple(patch_size)[: len(patch_size) - len(turning)]
-    return (*kept, *(int(n + 1e-6) for n in grown.tolist()))
 
 
 def _turn(angles: Tensor, plane: tuple[int, int], dimensions: int) -> Tensor:

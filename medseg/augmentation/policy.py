@@ -11,6 +11,7 @@ from medseg.errors import UsageError
 THICK_SLICE_ASPECT = 3.0
 # In 2D, full turns are only for patches that are nearly square.
 FULL_TURN_ASPECT = 1.5
+LARGEST_SIDED_DEGREES = 30.0
 
 MirrorSwaps = tuple[tuple[int, tuple[tuple[int, int], ...]], ...]
 
@@ -96,12 +97,14 @@ class AugmentationPolicy:
         patch_size: Sequence[int],
         mirror_axes: Sequence[int] | None = None,
         mirror_swaps: MirrorSwaps = (),
+        sided: bool = False,
     ) -> AugmentationPolicy:
         """nnU-Net's augmentation for a patch of (Z, Y, X) or (Y, X) voxels.
 
         Angles are up to 30 degrees about every axis of a 3D patch; up to 180 in the plane where a 3D patch is more
         than three times as long as it is thick (its slices are thick) and in 2D; 15 in 2D for oblong patches.
-        ``mirror_axes`` defaults to all axes.
+        ``mirror_axes`` defaults to all axes. Where labels are ``sided`` (a left and a right kidney) angles are never
+        above 30: mirroring leaves the side of a patch as the only sign of left and right, and half a turn reverses it.
         """
         dimensions = len(patch_size)
         if dimensions == 2:
@@ -110,5 +113,6 @@ class AugmentationPolicy:
         else:
             in_plane = max(patch_size) / patch_size[0] > THICK_SLICE_ASPECT
             degrees = 180.0 if in_plane else 30.0
+        degrees = min(degrees, LARGEST_SIDED_DEGREES) if sided else degrees
         axes = range(dimensions) if mirror_axes is None else mirror_axes
         return cls(dimensions, in_plane, Chance(0.2, -degrees, degrees), tuple(axes), mirror_swaps=mirror_swaps)

@@ -6,7 +6,17 @@ from typing import Annotated
 
 import typer
 
-from medseg.cli.commands import dicom_series, evaluating, exporting, machine, planning, predicting, serving, training
+from medseg.cli.commands import (
+    choosing,
+    dicom_series,
+    evaluating,
+    exporting,
+    machine,
+    planning,
+    predicting,
+    serving,
+    training,
+)
 
 app = typer.Typer(
     name="medseg",
@@ -29,6 +39,9 @@ for verb in (
     training.train,
     predicting.predict,
     evaluating.evaluate,
+    evaluating.compare,
+    choosing.best,
+    choosing.calibrate,
     exporting.export,
     serving.node,
     dicom_series.series,

@@ -33,4 +33,6 @@ SeriesOption = Annotated[
     typer.Option("--series", help="Of DICOM: UID or part of the description; given again, one a channel."),
 ]
 ModalityOption = Annotated[str, typer.Option("--modality", help="Of DICOM: CT, MR, PT ...")]
+LabelsOption = Annotated[Path | None, typer.Option("--labels", help="dataset.json that names the labels.")]
+ToleranceOption = Annotated[float, typer.Option("--tolerance", help="Of the surface Dice, in mm.")]
 DEFAULT_WORKSPACE = Path("medseg-workspace")

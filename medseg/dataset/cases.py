@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from medseg import dicom, documents, io
-from medseg.errors import DataError, GeometryError
-from medseg.labels import LabelSet
+from medseg.errors import DataError, DocumentError, GeometryError, LabelError
+from medseg.labels import LabelSet, value_counts
 from medseg.volume import Geometry, LabelVolume, Volume
 
 logger = logging.getLogger(__name__)
@@ -27,6 +29,8 @@ class CaseRef:
         images: one file a channel, or one file with all channels; a folder of DICOM files takes the place of a file.
         label: the reference mask, None where there is none; a folder holds one DICOM segmentation or structure set.
         group: cases of one group (such as one patient) are never divided between training and validation.
+        annotated: names of the classes that the mask shows, where it does not show all: elsewhere its background
+            may be anything.
         choice: which DICOM series are meant, and how they are read.
         segments: of DICOM masks: what voxels of a segment hold, by its name; by default the labels' own names.
     """
@@ -35,7 +39,8 @@ class CaseRef:
     images: tuple[Path, ...]
     label: Path | None = None
     group: str | None = None
-    choice: dicom.Choice = dicom.ANY
+    annotated: tuple[str, ...] | None = None
+    choice: dicom.SeriesChoice = dicom.ANY
     segments: tuple[tuple[str, int], ...] = ()
 
     @property
@@ -64,7 +69,8 @@ class CaseRef:
         """Changes whenever the case's files do, or how they are read; where they lie does not matter."""
         files = [file for path in self.files for file in io.files_of(path)]
         stats = [(file.name, file.stat()) for file in files]
-        return self.choice, self.segments, *((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)
+        how = () if (self.choice, self.segments) == (dicom.ANY, ()) else (self.choice, self.segments)
+        return *how, *((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)
 
 
 @dataclass(frozen=True)
@@ -75,6 +81,9 @@ class Dataset:
         cases: training cases, in order of name.
         test_cases: cases set apart by whoever made the dataset; masks are usually not public.
         checksums: SHA-256 of files, where the maker published them.
+
+    Raises:
+        DocumentError: a case is said to be annotated for a class that there is not, or for none.
     """
 
     name: str
@@ -87,6 +96,13 @@ class Dataset:
     source: str = ""
     reference: str = ""
     checksums: dict[Path, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for case in self.cases:
+            if case.annotated is not None and not (case.annotated and set(case.annotated) <= set(self.labels.names)):
+                raise DocumentError(
+                    f"{case.name}: annotated: expected some of {list(self.labels.names)}, found {list(case.annotated)}"
+                )
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], root: str | os.PathLike[str] | None = None) -> Dataset:
@@ -125,7 +141,7 @@ class Dataset:
         def case(ref: CaseRef) -> _CaseDocument:
             label = None if ref.label is None else text(ref.label)
             images = tuple(map(text, ref.images))
-            return _CaseDocument(ref.name, images, label, ref.group, ref.choice, ref.segments)
+            return _CaseDocument(ref.name, images, label, ref.group, ref.annotated, ref.choice, ref.segments)
 
         document = _DatasetDocument(
             version=1,
@@ -155,7 +171,7 @@ class Dataset:
         def case(entry: _CaseDocument) -> CaseRef:
             label = None if entry.label is None else folder / entry.label
             images = tuple(folder / image for image in entry.images)
-            return CaseRef(entry.name, images, label, entry.group, entry.choice, entry.segments)
+            return CaseRef(entry.name, images, label, entry.group, entry.annotated, entry.choice, entry.segments)
 
         return cls(
             name=document.name,
@@ -171,6 +187,21 @@ class Dataset:
         )
 
 
+def with_annotated(cases: Iterable[CaseRef], annotated: Mapping[str, Sequence[str]]) -> tuple[CaseRef, ...]:
+    """Cases with the classes that each is annotated for, by name of the case.
+
+    Raises:
+        DocumentError: there is no case of a name.
+    """
+    listed = tuple(cases)
+    strange = sorted(set(annotated) - {case.name for case in listed})
+    if strange:
+        raise DocumentError(f"annotated: there is no case {strange[0]!r}; correct its name or remove the entry")
+    return tuple(
+        replace(case, annotated=tuple(annotated[case.name])) if case.name in annotated else case for case in listed
+    )
+
+
 def load_case(case: CaseRef, labels: LabelSet, channels: tuple[str, ...]) -> tuple[Volume, LabelVolume | None]:
     """Read the image (C, Z, Y, X) and mask (Z, Y, X) of a case, and check them against the dataset.
 
@@ -181,7 +212,7 @@ def load_case(case: CaseRef, labels: LabelSet, channels: tuple[str, ...]) -> tup
         FileUnreadableError: a file is missing or damaged.
         DataError: another number of channels than declared, or voxels that are NaN or infinite.
         GeometryError: channels, or image and mask, lie on different grids.
-        LabelError: the mask holds values that are not declared.
+        LabelError: the mask holds values that are not declared, or classes that the case is not annotated for.
     """
     sources = io.resolve(case.sources(channels))
     volume = io.read(sources, channels=len(channels))
@@ -194,6 +225,7 @@ def load_case(case: CaseRef, labels: LabelSet, channels: tuple[str, ...]) -> tup
     except GeometryError as error:
         raise GeometryError(f"{case.name}: {error}; see what to do with: medseg doctor DATASET") from error
     labels.encode(mask.array, where=f"{case.name}: {case.label}")  # for its check of the values
+    _require_annotated(case, labels, mask.array)
     return volume, LabelVolume(mask.array, volume.geometry, labels.meaning)
 
 
@@ -217,13 +249,27 @@ def read_reference(
     return io.read_labels(label, grid=grid, values=values, image=image)
 
 
+def _require_annotated(case: CaseRef, labels: LabelSet, mask: np.ndarray) -> None:
+    if case.annotated is None:
+        return
+    shown = {value for name in case.annotated for value in labels.classes[name]}
+    hidden = [value for value in labels.values if value not in shown]
+    found = [value for value in value_counts(mask) if value in hidden]
+    if found:
+        raise LabelError(
+            f"{case.name}: {case.label}: annotated for {', '.join(case.annotated)}, but holds the values {found};"
+            " add their classes to annotated, or remove them from the mask"
+        )
+
+
 @dataclass(frozen=True)
 class _CaseDocument:
     name: str
     images: tuple[str, ...]
     label: str | None
     group: str | None
-    choice: dicom.Choice = dicom.ANY
+    annotated: tuple[str, ...] | None = None
+    choice: dicom.SeriesChoice = dicom.ANY
     segments: tuple[tuple[str, int], ...] = ()
 
 

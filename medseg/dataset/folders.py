@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from medseg import io
-from medseg.dataset.cases import CaseRef, Dataset
+from medseg.dataset.cases import CaseRef, Dataset, with_annotated
 from medseg.dataset.findings import Finding
 from medseg.dataset.survey import Survey, listing
 from medseg.errors import DataError, DocumentError
@@ -69,12 +69,24 @@ def _dataset(
         name=str(content.get("name") or document.absolute().parent.name),
         channels=channels,
         labels=_label_set(content),
-        cases=tuple(cases),
+        cases=with_annotated(cases, _annotated(content)),
         test_cases=tuple(tests),
         description=str(content.get("description", "")),
         licence=str(content.get("licence", content.get("license", ""))),
         reference=str(content.get("reference", "")),
     )
+
+
+def _annotated(content: dict[str, Any]) -> dict[str, list[str]]:
+    """Case to the classes that its mask shows; an entry of our own, for either form.
+
+    Raises:
+        DocumentError: an entry of the wrong form.
+    """
+    entries = content.get("annotated", {})
+    if not (isinstance(entries, dict) and all(isinstance(names, list) for names in entries.values())):
+        raise DocumentError(f"annotated: expected case names with lists of label names, found {entries!r}")
+    return {case: [str(name) for name in names] for case, names in entries.items()}
 
 
 def _channel_names(content: dict[str, Any]) -> tuple[str, ...]:
@@ -97,7 +109,7 @@ def _label_set(content: dict[str, Any]) -> LabelSet:
     """
     if not isinstance(content.get("labels"), dict):
         raise DocumentError(f"labels: expected names and values, found {content.get('labels')!r}")
-    return LabelSet.parse(content["labels"], content.get("regions_class_order"))
+    return LabelSet.parse(content["labels"], content.get("regions_class_order"), content.get("mirror_pairs"))
 
 
 def _entries(content: dict[str, Any], key: str) -> list[Any]:

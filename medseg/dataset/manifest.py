@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from medseg import dicom, documents
-from medseg.dataset.cases import CaseRef, Dataset
+from medseg.dataset.cases import CaseRef, Dataset, with_annotated
 from medseg.dataset.findings import Finding
 from medseg.dataset.survey import Survey, listing
 from medseg.errors import DataError, DocumentError
@@ -56,6 +56,7 @@ class ManifestCase:
     label: str | None = None
     group: str | None = None
     series: str | dict[str, str] | None = None
+    annotated: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -69,9 +70,11 @@ class Manifest:
         images: template of one file with all channels, or channel name to template.
         label: template of the mask.
         test_images: like ``images``, for cases that are set apart.
+        mirror_pairs: left and right counterparts; by default names of labels decide.
         root: folder of the files, relative to the manifest.
         cases: cases written out; without them every file that fits the templates is a case.
         groups: case to group, or a regular expression whose match (or first group) in the case's name is its group.
+        annotated: case to the classes that its mask shows, for cases where that is not all.
         training_count, test_count: cases of the published dataset, to notice a copy that is not whole.
         checksums: file to SHA-256.
         dicom: how DICOM files are read.
@@ -84,9 +87,11 @@ class Manifest:
     label: str | None = None
     test_images: str | dict[str, str] | None = None
     regions_class_order: tuple[int, ...] | None = None
+    mirror_pairs: tuple[tuple[str, str], ...] | None = None
     root: str | None = None
     cases: tuple[ManifestCase, ...] = ()
     groups: str | dict[str, str] | None = None
+    annotated: dict[str, tuple[str, ...]] = field(default_factory=dict)
     description: str = ""
     codes: dict[str, Meaning] = field(default_factory=dict)
     licence: str = ""
@@ -139,15 +144,15 @@ class Manifest:
     def label_set(self, where: str) -> LabelSet:
         """The labels as the rest of the program knows them."""
         try:
-            return LabelSet.parse(self.labels, self.regions_class_order, self.codes)
+            return LabelSet.parse(self.labels, self.regions_class_order, self.mirror_pairs, self.codes)
         except DocumentError as error:
             raise DocumentError(f"{where}: {error}") from error
 
-    def choice(self, series: str | dict[str, str] | None = None) -> dicom.Choice:
+    def choice(self, series: str | dict[str, str] | None = None) -> dicom.SeriesChoice:
         """Which DICOM series of a case are meant, and how they are read; ``series`` of the case comes first."""
         how = self.dicom
         texts = _by_channel(series if series is not None else how.series, self.channels, "series")
-        return dicom.Choice(texts, how.modality, how.fix_spacing, how.suv, how.resample)
+        return dicom.SeriesChoice(texts, how.modality, how.fix_spacing, how.suv, how.resample)
 
     def group_of(self, case: str) -> str | None:
         """The group of a case, if the manifest says."""
@@ -179,14 +184,17 @@ def survey(path: Path, root: Path | None) -> Survey:
                 " say where the files lie with --root"
             )
     written = {case.name: case for case in manifest.cases}
-    cases = [_case(manifest, name, written.get(name), templates, base) for name in names]
+    annotated = manifest.annotated | {
+        case.name: case.annotated for case in manifest.cases if case.annotated is not None
+    }
+    cases = with_annotated((_case(manifest, name, written.get(name), templates, base) for name in names), annotated)
     test_templates = _by_channel(manifest.test_images, manifest.channels, "test_images")
     test_names = sorted({name for template in test_templates for name in _matching(template, base)})
     dataset = Dataset(
         name=manifest.name,
         channels=manifest.channels,
         labels=manifest.label_set(str(path)),
-        cases=tuple(cases),
+        cases=cases,
         test_cases=tuple(
             CaseRef(name, _filled(test_templates, name, base), choice=manifest.choice()) for name in test_names
         ),
@@ -221,6 +229,7 @@ def _case(
         images,
         None if label is None else _filled((label,), name, base)[0],
         group,
+        None,
         manifest.choice(None if written is None else written.series),
         tuple(manifest.dicom.segments.items()),
     )

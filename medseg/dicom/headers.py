@@ -275,15 +275,17 @@ def _read(path: Path, file: BinaryIO) -> tuple[InstanceHeader, int]:
     pixels = None
     if following is not None and following in _PIXEL_DATA:
         pixels = _layout(dataset, syntax, offset, following)
-    sop_class = UID(text(dataset, "SOPClassUID") or str(dataset.file_meta.get("MediaStorageSOPClassUID", "")))
-    if pixels is None and (not sop_class or sop_class.name.endswith("Image Storage")):
+    announced = str(dataset.file_meta.get("MediaStorageSOPClassUID", ""))
+    sop_class = text(dataset, "SOPClassUID") or announced
+    is_image = any(UID(uid).name.endswith("Image Storage") for uid in (sop_class, announced))
+    if pixels is None and (not sop_class or is_image):
         # A slice that lost its end must not pass for something that was never meant to be one.
         raise FileUnreadableError("ends before any pixels, although it should be an image; copy or export it again")
     mosaic = _mosaic(dataset)
     planes, per_frame = frames_of(dataset, path, 1 if pixels is None else pixels.frames)
     header = InstanceHeader(
         path=path,
-        sop_class_uid=str(sop_class),
+        sop_class_uid=sop_class,
         sop_instance_uid=text(dataset, "SOPInstanceUID"),
         study_uid=text(dataset, "StudyInstanceUID"),
         series_uid=text(dataset, "SeriesInstanceUID"),

@@ -48,7 +48,11 @@ def read(
         if values is not None:
             named = {segment.name.casefold() for segment in masks.segments}
             if absent := [name for name in values if name.casefold() not in named]:
-                log.warning("%s: no segment for %s, which counts as absent", file, ", ".join(absent))
+                log.warning(
+                    "%s: no segment for %s, which counts as absent; if it was never drawn, say so with annotated",
+                    file,
+                    ", ".join(absent),
+                )
             merged, overlapping = masks.merged(values, str(file))
             if overlapping:
                 log.warning("%s: labels overlap in %d voxels; the later in the list lies on top", file, overlapping)

@@ -14,7 +14,7 @@ from medseg.prediction import Predictor, jobs_for, predict_cases
 log = logging.getLogger(__name__)
 
 
-def predicting(predictor: Predictor, choice: dicom.Choice = dicom.ANY) -> Answer:
+def predicting(predictor: Predictor, choice: dicom.SeriesChoice = dicom.ANY) -> Answer:
     """Answers by a model.
 
     Args:
@@ -22,7 +22,7 @@ def predicting(predictor: Predictor, choice: dicom.Choice = dicom.ANY) -> Answer
     """
 
     def answer(images: Sequence[Path], folder: Path) -> None:
-        jobs, _ = jobs_for(images, folder, predictor, choice=choice, format="seg")
+        jobs, _ = jobs_for(images, folder, predictor, wanted=choice, format="seg")
         done = predict_cases(predictor, jobs)
         if not done.masks:
             raise DataError("; ".join(f"series {case}: {reason}" for case, reason in done.failures.items()))

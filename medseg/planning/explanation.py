@@ -19,6 +19,7 @@ TITLES = {
     "median_spacing_mm": "Median spacing",
     "median_shape": "Median scan",
     "configurations": "Configurations",
+    "laterality": "Left and right",
     "spacing_mm": "Spacing",
     "patch_size": "Patch",
     "batch_size": "Batch",

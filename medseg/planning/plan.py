@@ -11,6 +11,7 @@ from medseg.architecture import NetworkSpec
 from medseg.errors import UsageError
 from medseg.fingerprinting import IntensityStatistics
 from medseg.labels import LabelSet
+from medseg.laterality import Laterality, laterality_of
 
 NormalizationScheme = Literal["ct", "zscore", "none", "rescale_to_0_1", "rgb_to_0_1"]
 Preset = Literal["default", "resenc-m", "resenc-l", "resenc-xl"]
@@ -87,6 +88,11 @@ class Plan:
     intensities: tuple[IntensityStatistics, ...]
     configurations: tuple[Configuration, ...]
     decisions: tuple[Decision, ...] = field(default=())
+
+    @property
+    def laterality(self) -> Laterality:
+        """The sides of the classes."""
+        return laterality_of(self.labels)
 
     def configuration(self, name: str | None = None) -> Configuration:
         """The configuration of that name; by default ``3d_fullres`` where the plan has it, else ``2d``.

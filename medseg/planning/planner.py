@@ -100,6 +100,8 @@ def assemble(
         configurations=outlined.configurations,
     )
     because = {"orientation": _why_orientation(orientation), **outlined.because}
+    if plan.laterality.is_sided:
+        because["laterality"] = _why_laterality(plan)
     return replace(plan, decisions=_decisions(plan_values(plan), because))
 
 
@@ -220,6 +222,18 @@ def _configuration(
 
 def _decisions(values: Mapping[str, str], because: Mapping[str, str]) -> tuple[Decision, ...]:
     return tuple(Decision(field, values[field], reason) for field, reason in because.items())
+
+
+def _why_laterality(plan: Plan) -> str:
+    if plan.orientation == STORED:
+        return "arrays keep the axes of their files, so which axis that is remains unknown, and none is mirrored"
+    stated = "the dataset states these pairs" if plan.labels.mirror_pairs is not None else "names say so"
+    if plan.laterality.alone:
+        return (
+            "mirrored, these would look like what lies on the other side, and nothing there has the name they would "
+            "need; state the counterparts as mirror_pairs of the dataset if there are any"
+        )
+    return f"a mirrored left organ looks like a right one; {stated}"
 
 
 def _why_orientation(orientation: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from medseg.architecture import NetworkSpec
+from medseg.laterality import Laterality
 from medseg.planning.plan import Configuration, Normalization, Plan
 
 AXES = "ZYX"
@@ -40,7 +41,7 @@ def lengths(values: Iterable[float], unit: str = "") -> str:
 
 def plan_values(plan: Plan) -> dict[str, str]:
     """The values that hold for the whole plan, by field, as a person reads them."""
-    return {
+    values = {
         "preset": plan.preset,
         "memory_gb": "unknown" if plan.memory_gb is None else f"{number(plan.memory_gb)} GB",
         "channels": ", ".join(plan.channels),
@@ -51,6 +52,9 @@ def plan_values(plan: Plan) -> dict[str, str]:
         "median_shape": lengths(plan.median_shape, "voxels"),
         "configurations": ", ".join(configuration.name for configuration in plan.configurations),
     }
+    if plan.laterality.is_sided:
+        values["laterality"] = _laterality(plan.laterality)
+    return values
 
 
 def configuration_values(configuration: Configuration) -> dict[str, str]:
@@ -72,6 +76,12 @@ def configuration_values(configuration: Configuration) -> dict[str, str]:
 def _label(meaning: tuple[str, int | tuple[int, ...]]) -> str:
     name, value = meaning
     return f"{name} ({value if isinstance(value, int) else '+'.join(map(str, value))})"
+
+
+def _laterality(laterality: Laterality) -> str:
+    if laterality.alone:
+        return f"never mirrored from left to right: {', '.join(laterality.alone)}"
+    return "exchanged when mirrored from left to right: " + ", ".join(" and ".join(pair) for pair in laterality.pairs)
 
 
 def _normalization(normalization: Normalization) -> str:

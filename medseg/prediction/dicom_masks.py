@@ -13,7 +13,6 @@ from medseg.dicom.mask_writing import MaskFormat, output_name, write_masks
 from medseg.dicom.measurements import has_codes, measure, write_report
 from medseg.errors import DataError, UsageError
 from medseg.io import formats
-from medseg.io.sources import resolve
 from medseg.planning.plan import Plan
 from medseg.prediction.predictor import Predictor
 from medseg.volume import LabelVolume
@@ -27,15 +26,17 @@ def source_series(image: io.Source, case: str) -> dicom.Series:
     Raises:
         UsageError: it is no DICOM series, to which alone a SEG or RTSTRUCT can refer.
     """
-    found = resolve([image])[0]
-    if not isinstance(found, Path):
-        return found.parts[0]
-    if found.is_file() and not formats.is_dicom(found):
-        raise UsageError(
-            f"{case}: SEG and RTSTRUCT refer to DICOM images, found {found.name}; give the DICOM series, or leave out"
-            " --format"
-        )
-    return dicom.find_volume(found)[0]
+    if isinstance(image, dicom.Request):
+        image = image.resolve()[0]
+    if not isinstance(image, dicom.Selection):
+        path = Path(image)
+        if path.is_file() and not formats.is_dicom(path) and not dicom.looks_like_dicom(path):
+            raise UsageError(
+                f"{case}: SEG and RTSTRUCT refer to DICOM images, found {path.name}; give the DICOM series, or leave"
+                " out --format"
+            )
+        return dicom.find_volume(path)[0]
+    return image.parts[0]
 
 
 def mask_path(folder: Path, image: io.Source, case: str, format: MaskFormat) -> Path:

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -16,15 +16,17 @@ from medseg import dicom, documents, io
 from medseg.dicom.mask_writing import MaskFormat
 from medseg.errors import MedsegError, StorageError, UsageError
 from medseg.parallel import describe
+from medseg.postprocessing import Step, apply
 from medseg.prediction import dicom_masks
 from medseg.prediction.memory import require_memory
 from medseg.prediction.models import ModelPath, load_predictor
 from medseg.prediction.outputs import NO_WISHES, Wishes, extras_for
-from medseg.prediction.predictor import Predictor
-from medseg.prediction.resuming import RECORD_FILE, Record, load_record, run_key, scan_key
+from medseg.prediction.predictor import Extras, Predictor
+from medseg.prediction.record import RECORD_FILE, Record, describe_model, job_key, load_record, run_key
 from medseg.prediction.settings import DEFAULT_SETTINGS, PredictionSettings
 from medseg.progress import Progress, silent
 from medseg.scans import find_scans
+from medseg.trust import VERDICTS_FILE, CaseTrust, OverlapSums, judge, load_verdicts, write_verdicts
 from medseg.volume import LabelVolume, Volume
 
 log = logging.getLogger(__name__)
@@ -56,11 +58,13 @@ class Predictions:
 
     Attributes:
         kept: cases whose masks an earlier run had made of the same scan with the same model and settings.
+        trust: how far each mask can be trusted, if that was wished.
     """
 
     masks: dict[str, Path]
     failures: dict[str, str]
     kept: tuple[str, ...] = ()
+    trust: dict[str, CaseTrust] = field(default_factory=dict)
 
 
 def predict_files(
@@ -72,9 +76,10 @@ def predict_files(
     device: str = "auto",
     precision: str = "auto",
     settings: PredictionSettings = DEFAULT_SETTINGS,
+    steps: Sequence[Step] = (),
     wishes: Wishes = NO_WISHES,
     ending: str | None = None,
-    choice: dicom.Choice = dicom.ANY,
+    wanted: dicom.SeriesChoice = dicom.ANY,
     format: MaskFormat | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     progress: Progress = silent,
@@ -86,9 +91,10 @@ def predict_files(
 
     Args:
         models: model folders or zips; the probabilities of several are averaged.
+        steps: what is done to each mask before it is written, in this order.
         wishes: what to write beside the masks.
         ending: of the masks, such as ``.nii.gz``; by default that of the scan.
-        choice: which series of DICOM folders are predicted, and how they are read.
+        wanted: which series of DICOM folders are predicted, and how they are read.
         format: masks of DICOM scans as DICOM objects: ``STUDY_UID/SERIES_UID.seg.dcm`` in the folder, in which
             ``measurements.csv`` gathers their volumes.
 
@@ -98,30 +104,43 @@ def predict_files(
         ModelError: a model is missing, damaged, or does not fit its plan.
     """
     predictor = load_predictor(models, folds, device, precision, settings)
-    jobs, folder = jobs_for(inputs, output, predictor, ending, choice, format=format, progress=progress)
+    jobs, folder = jobs_for(inputs, output, predictor, ending, format, wanted, progress=progress)
     if folder is None:
-        return predict_cases(predictor, jobs, wishes=wishes, should_stop=should_stop, progress=progress)
-    run = run_key(predictor, wishes)
-    keys = {job.case: scan_key(run, job.images, job.format) for job in jobs}
+        done = predict_cases(predictor, jobs, steps=steps, wishes=wishes, should_stop=should_stop, progress=progress)
+        for case in done.trust.values():
+            path = done.masks[case.case]
+            write_verdicts([case], path.with_name(f"{io.name_of(path)}_{VERDICTS_FILE}"))
+        return done
+    run = run_key(predictor, wishes, steps)
+    model = describe_model(predictor)
+    keys = {job.case: job_key(run, job.images, job.format) for job in jobs}
     known = load_record(folder).keys
+    verdicts = {} if wishes.trust is None else {case.case: case for case in load_verdicts(folder / VERDICTS_FILE)}
     kept = [
         job
         for job in jobs
         if known.get(job.output.name) == keys[job.case]
         and all(path.is_file() for path in (job.output, *wishes.paths(job.output, job.case, predictor)))
+        and (wishes.trust is None or job.case in verdicts)
         and (job.measurements is None or job.measurements.is_file())
     ]
     if kept:
         log.info("%d masks are there already, made from the same scans with the same model and settings", len(kept))
 
-    def note(job: Job) -> None:
+    def note(job: Job, verdict: CaseTrust | None) -> None:
         known[job.output.name] = keys[job.case]
-        documents.save(Record(keys=known), folder / RECORD_FILE)
+        if verdict is not None:
+            verdicts[job.case] = verdict
+            write_verdicts(list(verdicts.values()), folder / VERDICTS_FILE)
+        documents.save(Record(model=model, keys=known), folder / RECORD_FILE)
 
     waiting = [job for job in jobs if job not in kept]
-    done = predict_cases(predictor, waiting, wishes=wishes, should_stop=should_stop, note=note, progress=progress)
+    done = predict_cases(
+        predictor, waiting, steps=steps, wishes=wishes, should_stop=should_stop, note=note, progress=progress
+    )
     masks = {job.case: job.output for job in kept} | done.masks
-    return Predictions(masks, done.failures, tuple(job.case for job in kept))
+    trust = {case: verdict for case, verdict in verdicts.items() if case in masks}
+    return Predictions(masks, done.failures, tuple(job.case for job in kept), trust)
 
 
 def jobs_for(
@@ -129,9 +148,9 @@ def jobs_for(
     output: str | os.PathLike[str],
     predictor: Predictor,
     ending: str | None = None,
-    choice: dicom.Choice = dicom.ANY,
-    *,
     format: MaskFormat | None = None,
+    wanted: dicom.SeriesChoice = dicom.ANY,
+    *,
     progress: Progress = silent,
 ) -> tuple[list[Job], Path | None]:
     """The scans in the inputs as jobs, and the folder of the masks unless a file is asked for.
@@ -140,7 +159,7 @@ def jobs_for(
         UsageError: no scans, several scans for one output file, a case without all its channels, or a DICOM object
             asked for a scan that is no DICOM.
     """
-    scans = find_scans([Path(path) for path in inputs], predictor.plan.channels, choice, progress=progress)
+    scans = find_scans([Path(path) for path in inputs], predictor.plan.channels, wanted, progress=progress)
     target = Path(output)
     named = io.is_image_name(target) if format is None else target.suffix == ".dcm"
     if named and not target.is_dir():
@@ -164,9 +183,10 @@ def predict_cases(
     predictor: Predictor,
     jobs: Sequence[Job],
     *,
+    steps: Sequence[Step] = (),
     wishes: Wishes = NO_WISHES,
     should_stop: Callable[[], bool] = lambda: False,
-    note: Callable[[Job], None] | None = None,
+    note: Callable[[Job, CaseTrust | None], None] | None = None,
     progress: Progress = silent,
 ) -> Predictions:
     """Predict scans one after the other; each mask appears whole or not at all, a bad scan does not stop the others.
@@ -175,14 +195,16 @@ def predict_cases(
     take its part of it.
 
     Args:
+        steps: what is done to each mask before it is written, in this order.
         should_stop: asked before every scan; once true, the rest is left.
-        note: told of each case whose mask is written.
+        note: told of each case whose mask is written, and how far it can be trusted.
 
     Raises:
         StorageError: nothing can be written there.
     """
     masks: dict[str, Path] = {}
     failures: dict[str, str] = {}
+    verdicts: dict[str, CaseTrust] = {}
     limited = (predictor.settings.max_ram_bytes, predictor.settings.max_vram_bytes) != (None, None)
     progress(0, len(jobs), "predicting")
 
@@ -197,7 +219,7 @@ def predict_cases(
         else:
             masks[job.case] = job.output
             if note is not None:
-                note(job)
+                note(job, verdicts.get(job.case))
             log.info("%s: %.1f s", job.case, time.monotonic() - started)
 
     with ThreadPoolExecutor(1, "read") as reading, ThreadPoolExecutor(1, "write") as writing:
@@ -211,7 +233,9 @@ def predict_cases(
             try:
                 volume = next(volumes).result()
                 within = _within(progress, number, len(jobs), job.case)
-                written = _predict_case(predictor, job, volume, wishes, writing, within)
+                written, verdict = _predict_case(predictor, job, volume, steps, wishes, writing, within)
+                if verdict is not None:
+                    verdicts[job.case] = verdict
                 del volume
             except (MedsegError, MemoryError, RuntimeError) as error:
                 written.set_exception(error)
@@ -224,7 +248,8 @@ def predict_cases(
             progress(number + 1, len(jobs), "predicting")
         if pending is not None:
             collect(*pending)
-    return Predictions(masks, failures)
+    trust = {case: verdict for case, verdict in verdicts.items() if case in masks}
+    return Predictions(masks, failures, trust=trust)
 
 
 def _ahead(
@@ -249,13 +274,29 @@ def _read(predictor: Predictor, job: Job, wishes: Wishes, limited: bool) -> Volu
 
 
 def _predict_case(
-    predictor: Predictor, job: Job, volume: Volume, wishes: Wishes, writing: ThreadPoolExecutor, progress: Progress
-) -> Future[None]:
-    """The mask of a case; being written when this returns."""
+    predictor: Predictor,
+    job: Job,
+    volume: Volume,
+    steps: Sequence[Step],
+    wishes: Wishes,
+    writing: ThreadPoolExecutor,
+    progress: Progress,
+) -> tuple[Future[None], CaseTrust | None]:
+    """The mask of a case, being written when this returns, and how far it can be trusted if that is wished."""
     previous = None if job.previous is None else io.read_labels(job.previous)
+    labels = predictor.plan.labels
+    sums = None
+    if wishes.trust is not None:
+        folds = [fold for member in predictor.members for fold in member.model.weights]
+        sums = OverlapSums(labels, [wishes.trust.temperature_of(fold) for fold in folds])
     with extras_for(wishes, predictor, volume, job.output, job.case) as extras:
+        if sums is not None:
+            extras = replace(extras or Extras(), hear=sums.hear)
         mask = predictor.segment(volume, case=job.case, previous=previous, extras=extras, progress=progress)
-    return writing.submit(_write, predictor, mask, job)
+    verdict = None
+    if sums is not None and wishes.trust is not None:
+        verdict = judge(wishes.trust, sums.found(), volume, predictor.plan, job.case)
+    return writing.submit(_write, predictor, apply(steps, mask, labels.background), job), verdict
 
 
 def _write(predictor: Predictor, mask: LabelVolume, job: Job) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from medseg.device import Precision, autocast, prediction_precision
+from medseg.laterality import mirrored_inputs, mirrored_outputs
 from medseg.model import Model, input_channels
 from medseg.planning.plan import Configuration
 from medseg.preprocessing import PreparedPlanes
@@ -46,6 +47,17 @@ class Member:
         self.precision: Precision = prediction_precision(precision, device, model.precision)
         self.networks = tuple(network.to(device) for network in model.build_networks())
         axes = tuple(2 + axis for axis in model.mirror_axes) if mirror else ()
+        # Reversal along this axis makes left of right: in the previous stage's masks, and back in the logits.
+        self._swap = None if model.swap_axis is None else 2 + model.swap_axis
+        self._input_order = list(
+            mirrored_inputs(
+                model.plan.labels,
+                model.swapped,
+                len(model.plan.channels),
+                cascade=self.configuration.previous_stage is not None,
+            )
+        )
+        self._output_order = list(mirrored_outputs(model.plan.labels, model.swapped))
         self.flips = [flip for count in range(len(axes) + 1) for flip in itertools.combinations(axes, count)]
 
     @property
@@ -106,17 +118,23 @@ class Member:
         total = self._fold_logits(self.networks[0], batch)
         for network in self.networks[1:]:
             total += self._fold_logits(network, batch)
-        return total / len(self.networks)
+        return total.div_(len(self.networks))
 
     def _folds_apart(self, batch: torch.Tensor) -> torch.Tensor:
         return torch.cat([self._fold_logits(network, batch) for network in self.networks], dim=1)
 
     def _fold_logits(self, network: torch.nn.Module, batch: torch.Tensor) -> torch.Tensor:
-        total: torch.Tensor | None = None
         with autocast(self.device, self.precision):
-            for flip in self.flips:
-                logits = network(batch.flip(flip) if flip else batch).float()
-                logits = logits.flip(flip) if flip else logits
-                total = logits if total is None else total.add_(logits)
-        assert total is not None
-        return total / len(self.flips)
+            total = self._flipped_logits(network, batch, self.flips[0])
+            for flip in self.flips[1:]:
+                total += self._flipped_logits(network, batch, flip)
+        return total.div_(len(self.flips))
+
+    def _flipped_logits(self, network: torch.nn.Module, batch: torch.Tensor, flip: tuple[int, ...]) -> torch.Tensor:
+        """Of windows mirrored along some axes, mirrored back; a side that changed its name gets its own again."""
+        if not flip:
+            return network(batch).float()
+        swaps = self._swap in flip
+        seen = batch.flip(flip)
+        logits = network(seen[:, self._input_order] if swaps else seen).float().flip(flip)
+        return logits[:, self._output_order] if swaps else logits

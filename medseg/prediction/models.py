@@ -5,26 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from medseg.interop.nnunet import archives
-from medseg.interop.nnunet import models as nnunet_models
-from medseg.model import Model, load_model
+from medseg.interop.opening import ModelPath, open_model
 from medseg.prediction.predictor import Predictor
 from medseg.prediction.settings import DEFAULT_SETTINGS, PredictionSettings
-
-ModelPath = str | os.PathLike[str]
-
-
-def open_model(path: ModelPath, folds: Sequence[int | str] | None = None) -> Model:
-    """A model folder, ours or nnU-Net v2's, or a zip that holds one model of nnU-Net v2; by default all its folds.
-
-    Raises:
-        ModelError: the folder or a fold is missing, damaged, or does not fit its plan; a zip holds several models.
-    """
-    if archives.is_archive(path):
-        return archives.load_archive(path, folds)
-    if nnunet_models.is_model_folder(path):
-        return nnunet_models.load_model(path, folds)
-    return load_model(path, folds)
 
 
 def load_predictor(

@@ -16,6 +16,7 @@ import torch
 from medseg import documents
 from medseg.errors import DocumentError, ModelError
 from medseg.model import load_tensors, load_weights, save_tensors
+from medseg.training.pace import Check
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class RunState:
         iteration: iterations done.
         seconds: training time so far, over all starts.
         loss_scale: of the gradient scaler, for half precision.
+        checks: looks at the clock so far, for a run with a budget; they fix the learning rate and the length.
     """
 
     version: Literal[1]
@@ -47,6 +49,7 @@ class RunState:
     seconds: float
     loss_scale: float
     history: tuple[HistoryRow, ...]
+    checks: tuple[Check, ...] = ()
 
 
 def save_checkpoint(path: Path, state: RunState, network: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import logging
 import math
 import time
@@ -20,19 +21,27 @@ import torch
 
 from medseg import atomic, documents, networks
 from medseg.augmentation import AugmentationPolicy
+from medseg.augmentation.policy import MirrorSwaps
+from medseg.dataset import CaseRef
 from medseg.device import Precision, autocast
 from medseg.errors import MedsegError
 from medseg.labels import LabelSet
+from medseg.laterality import Mirroring, index_swaps, laterality_of, mirroring_of
 from medseg.model import WEIGHTS_FILE, FoldFacts, input_channels, save_tensors
 from medseg.planning.plan import Configuration, Plan
 from medseg.progress import Progress, silent
 from medseg.training.checkpoint import HistoryRow, RunState, load_checkpoint, save_checkpoint
 from medseg.training.losses import DeepSupervision, DiceCrossEntropy, hard_dice_counts
+from medseg.training.pace import Schedule
+from medseg.training.partial import unannotated_classes
+from medseg.training.pretrained import freeze_encoder
 from medseg.training.recipe import Recipe
-from medseg.training.sampling import PatchSource, draw_batch, validation_patches
+from medseg.training.sampling import PatchSource, draw_batch, validation_patches, validation_subset
+from medseg.training.team import ALONE, Team
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
 PROGRESS_FILE = "progress.csv"
+# Work that a kill may cost at most; a checkpoint is written so much earlier as a step and the writing take.
 CHECKPOINT_SECONDS = 60.0
 VALIDATION_PATCHES = 16
 
@@ -45,7 +54,9 @@ class Run:
 
     Attributes:
         budget_seconds: the time the number of iterations was derived from, if it was.
+        training_seconds: what was left of it for training; the length is corrected where it would not be met.
         pretrained: the model that the first weights came from, if any.
+        deterministic: whether a GPU computes the same bits each time, where that is slower.
     """
 
     version: Literal[1]
@@ -55,7 +66,9 @@ class Run:
     precision: Precision
     recipe: Recipe
     budget_seconds: float | None = None
+    training_seconds: float | None = None
     pretrained: str | None = None
+    deterministic: bool = False
 
 
 class TrainingDivergedError(MedsegError):
@@ -65,9 +78,14 @@ class TrainingDivergedError(MedsegError):
 class Trainer:
     """A network in training, with all that a step needs. Complete once built.
 
+    ``drawing_seconds`` adds up what steps have spent on drawing, reading and augmenting batches.
+
     Args:
         cases: prepared training cases; not empty.
         validation_cases: prepared cases for the learning curve; may be empty.
+        partial: the dataset's entries of ``cases``, where some are not annotated for every class.
+        validation_partial: the same of ``validation_cases``.
+        team: the processes that share each batch.
     """
 
     def __init__(
@@ -78,14 +96,28 @@ class Trainer:
         validation_cases: Sequence[PatchSource],
         run: Run,
         device: torch.device,
+        *,
+        partial: Sequence[CaseRef] = (),
+        validation_partial: Sequence[CaseRef] = (),
+        team: Team = ALONE,
     ) -> None:
         self.labels: LabelSet = plan.labels
         self.configuration = configuration
         self.cases = cases
         self.run = run
         self.device = device
+        self.team = team
+        self.share = team.share(run.recipe.batch_size)
+        self.mirroring = (
+            mirroring_of(plan.labels, plan.orientation, plan.axis_order, configuration.dimensions)
+            if run.recipe.mirror
+            else Mirroring(())
+        )
         self.policy = AugmentationPolicy.default(
-            configuration.patch_size, mirror_axes=None if run.recipe.mirror else ()
+            configuration.patch_size,
+            mirror_axes=self.mirroring.axes,
+            mirror_swaps=_mirror_swaps(plan.labels, self.mirroring),
+            sided=laterality_of(plan.labels).is_sided,
         )
         self.network = networks.build(
             configuration.network,
@@ -93,21 +125,31 @@ class Trainer:
             plan.labels.output_count,
             generator=torch.Generator().manual_seed(run.seed),
         ).to(device)
-        self.loss = DeepSupervision(DiceCrossEntropy(plan.labels, configuration.batch_dice))
+        self.unannotated = unannotated_classes(plan.labels, partial, self.mirroring)
+        held_out = validation_partial[validation_subset(len(validation_partial), VALIDATION_PATCHES)]
+        self.validation_unannotated = unannotated_classes(plan.labels, held_out, Mirroring(()))
+        self.loss = DeepSupervision(DiceCrossEntropy(plan.labels, configuration.batch_dice, team.total))
+        self.validation_loss = DeepSupervision(DiceCrossEntropy(plan.labels, configuration.batch_dice))
         self.optimizer = build_optimizer(self.network, run.recipe)
+        self.drawing_seconds = 0.0
         self.scaler = torch.amp.GradScaler(device.type, enabled=run.precision == "fp16")
         self.previous_labels = len(plan.labels.values) if configuration.previous_stage else 0
         self.validation = (
             validation_patches(validation_cases, configuration.patch_size, VALIDATION_PATCHES, self.previous_labels)
-            if validation_cases
+            if validation_cases and team.leads
             else None
         )
 
-    def step(self, iteration: int) -> torch.Tensor:
+    def step(self, iteration: int, schedule: Schedule | None = None) -> torch.Tensor:
         """One optimiser step; returns the loss, still on the device."""
+        began = time.monotonic()
+        batch = self.draw(iteration)
+        self.drawing_seconds += time.monotonic() - began
+        return self.learn(*batch, iteration, schedule)
+
+    def draw(self, iteration: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """The augmented batch of a step: images, labels, and what samples are not annotated for, on the device."""
         recipe = self.run.recipe
-        for group in self.optimizer.param_groups:
-            group["lr"] = recipe.learning_rate_at(iteration)
         batch = draw_batch(
             self.cases,
             self.configuration.patch_size,
@@ -115,14 +157,33 @@ class Trainer:
             self.policy,
             self.run.seed,
             iteration,
+            recipe.balance_classes,
             self.previous_labels,
+            self.share,
         )
+        unannotated = self.unannotated and self.unannotated.of(batch.cases, batch.parameters.mirror)
         images, target = batch.augmented(self.configuration.patch_size, self.device, self.previous_labels)
-        self.optimizer.zero_grad(set_to_none=True)
+        return images, target, unannotated
+
+    def learn(
+        self,
+        images: torch.Tensor,
+        target: torch.Tensor,
+        unannotated: torch.Tensor | None,
+        iteration: int,
+        schedule: Schedule | None = None,
+    ) -> torch.Tensor:
+        """The step of an iteration on a batch as :meth:`draw` gives it; returns the loss, still on the device."""
+        recipe = self.run.recipe
+        for group in self.optimizer.param_groups:
+            group["lr"] = recipe.learning_rate_at(iteration, schedule)
+        self.optimizer.zero_grad(set_to_none=True)  # so that what is frozen is not decayed either
+        freeze_encoder(self.network, recipe.is_frozen_at(iteration))
         with autocast(self.device, self.run.precision):
             scales = self.network.forward_scales(images)
-        loss = self.loss(scales, target)
+        loss = self.loss(scales, target, unannotated)
         self.scaler.scale(loss).backward()
+        self.team.average_gradients(self.network)
         self.scaler.unscale_(self.optimizer)
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), recipe.gradient_clip)
         self.scaler.step(self.optimizer)
@@ -137,24 +198,36 @@ class Trainer:
         losses, counts = [], torch.zeros(len(self.labels.classes), 3, dtype=torch.float64)
         size = self.run.recipe.batch_size
         self.network.eval()
-        for images, target in zip(*(part.split(size) for part in self.validation), strict=True):
+        unannotated = self.validation_unannotated
+        for start, images, target in zip(
+            itertools.count(step=size), *(part.split(size) for part in self.validation), strict=False
+        ):
+            hidden = None if unannotated is None else unannotated.table[start : start + size]
             images, target = images.to(self.device), target.to(self.device)
             with autocast(self.device, self.run.precision):
                 scales = self.network.forward_scales(images)
-            losses.append(float(self.loss(scales, target)))
-            counts += hard_dice_counts(scales[0].float(), target, self.labels).cpu()
+            losses.append(float(self.validation_loss(scales, target, hidden)))
+            counts += hard_dice_counts(scales[0].float(), target, self.labels, hidden).cpu()
         self.network.train()
         dice = 2 * counts[:, 0] / (counts[:, 1] + counts[:, 2])
         return sum(losses) / len(losses), tuple(dice.tolist())
 
 
 def train_network(
-    trainer: Trainer, folder: Path, *, should_stop: Callable[[], bool] = lambda: False, progress: Progress = silent
+    trainer: Trainer,
+    folder: Path,
+    *,
+    should_stop: Callable[[], bool] = lambda: False,
+    progress: Progress = silent,
+    clock: Callable[[], float] = time.monotonic,
 ) -> bool:
     """Train to the end and write ``weights.safetensors``; goes on from the checkpoint in ``folder`` if there is one.
 
     Args:
         should_stop: asked after every step; once true, a checkpoint is written and the run ends early.
+        clock: seconds since any moment.
+
+    Of a team only the leader writes.
 
     Returns:
         Whether the run came to its end.
@@ -169,37 +242,56 @@ def train_network(
         state = load_checkpoint(folder / CHECKPOINT_FILE, trainer.network, trainer.optimizer)
         trainer.scaler.update(state.loss_scale)
         log.info("going on from iteration %d", state.iteration)
-    recipe = trainer.run.recipe
-    began, before = time.monotonic(), state.seconds
-    saved, losses = began, []
+    recipe, team = trainer.run.recipe, trainer.team
+    schedule = Schedule(recipe.iterations, state.checks)
+    began, before = clock(), state.seconds
+    saved, writing, losses = began, 0.0, []
     what = f"training {trainer.configuration.name} fold {trainer.run.fold}"
-    progress(state.iteration, recipe.iterations, what)
-    for iteration in range(state.iteration, recipe.iterations):
-        losses.append(trainer.step(iteration))
-        done = iteration + 1
+    progress(state.iteration, schedule.iterations, what)
+    mark = (state.iteration, clock(), trainer.drawing_seconds)
+    while state.iteration < schedule.iterations:
+        stepping = clock()
+        losses.append(trainer.step(state.iteration, schedule))
+        done = state.iteration + 1
         state = replace(
             state,
             iteration=done,
-            seconds=before + time.monotonic() - began,
+            seconds=before + clock() - began,
             loss_scale=trainer.scaler.get_scale() if trainer.scaler.is_enabled() else 1.0,
         )
-        if done % recipe.epoch_iterations == 0 or done == recipe.iterations:
+        checking = trainer.run.training_seconds is not None and done == schedule.next_check
+        if checking:
+            state = replace(state, seconds=team.as_leader(state.seconds))
+            schedule = _corrected(schedule, state, trainer.run)
+            state = replace(state, checks=schedule.checks)
+        epoch_ends = done % recipe.epoch_iterations == 0 or done == schedule.iterations
+        if epoch_ends and team.leads:
+            measured = clock()
             row = _measure(trainer, state, losses)
             state = replace(state, history=(*state.history, row))
-            losses = []
             _write_progress(folder / PROGRESS_FILE, state.history, trainer.labels)
+            _log_throughput(done - mark[0], measured - mark[1], trainer.drawing_seconds - mark[2], recipe)
+            mark = (done, clock(), trainer.drawing_seconds)
             what = f"training {trainer.configuration.name} fold {trainer.run.fold}: Dice {row.mean_dice:.3f}"
-        progress(done, recipe.iterations, what)
-        stopping = done < recipe.iterations and should_stop()
-        if stopping or time.monotonic() - saved > CHECKPOINT_SECONDS:
+        losses = [] if epoch_ends else losses
+        progress(done, schedule.iterations, what)
+        stopping = done < schedule.iterations and team.any(should_stop())
+        # A check is written at once: a run that is killed after it must not look at the clock a second time.
+        now = clock()
+        due = now - saved > CHECKPOINT_SECONDS - (now - stepping) - writing
+        if team.leads and (stopping or checking or due):
             save_checkpoint(folder / CHECKPOINT_FILE, state, trainer.network, trainer.optimizer)
-            saved = time.monotonic()
+            saved, writing = now, clock() - now
         if stopping:
             return False
+    if not team.leads:
+        return True
     facts = FoldFacts(
-        mirror_axes=trainer.policy.mirror_axes,
+        mirror_axes=trainer.mirroring.axes,
+        swap_axis=trainer.mirroring.swap_axis,
+        swapped=trainer.mirroring.pairs,
         precision=trainer.run.precision,
-        iterations=recipe.iterations,
+        iterations=state.iteration,
         seconds=state.seconds,
         seed=trainer.run.seed,
     )
@@ -242,6 +334,41 @@ _PROBE_WARMUP = 3
 _PROBE_STEPS = 10  # enough that some patches are turned and scaled, which costs more
 
 
+def _mirror_swaps(labels: LabelSet, mirroring: Mirroring) -> MirrorSwaps:
+    """What augmentation exchanges: label indices by axis."""
+    swaps = index_swaps(labels, mirroring.pairs)
+    if mirroring.swap_axis is None or not swaps:
+        return ()
+    return ((mirroring.swap_axis, swaps),)
+
+
+def _corrected(schedule: Schedule, state: RunState, run: Run) -> Schedule:
+    """The schedule after a look at the clock; a change is logged."""
+    assert run.training_seconds is not None
+    checked = schedule.checked(state.iteration, state.seconds, run.training_seconds)
+    if checked.iterations != schedule.iterations:
+        log.info(
+            "after %d iterations in %.0f s of %.0f s: %d iterations in all instead of %d",
+            state.iteration,
+            state.seconds,
+            run.training_seconds,
+            checked.iterations,
+            schedule.iterations,
+        )
+    return checked
+
+
+def _log_throughput(steps: int, seconds: float, drawing_seconds: float, recipe: Recipe) -> None:
+    """How fast the last steps were, and how much of that was data: the rest is the step on a batch that is there."""
+    if seconds > 0:
+        log.info(
+            "%.3f s an iteration, %.1f samples a second, %.1f %% of the time for data",
+            seconds / steps,
+            steps * recipe.batch_size / seconds,
+            100 * drawing_seconds / seconds,
+        )
+
+
 def _measure(trainer: Trainer, state: RunState, losses: Sequence[torch.Tensor]) -> HistoryRow:
     train_loss = float(torch.stack(list(losses)).mean())
     if not math.isfinite(train_loss):
@@ -255,7 +382,9 @@ def _measure(trainer: Trainer, state: RunState, losses: Sequence[torch.Tensor]) 
         epoch=math.ceil(state.iteration / trainer.run.recipe.epoch_iterations),
         iteration=state.iteration,
         seconds=state.seconds,
-        learning_rate=trainer.run.recipe.learning_rate_at(state.iteration - 1),
+        learning_rate=trainer.run.recipe.learning_rate_at(
+            state.iteration - 1, Schedule(trainer.run.recipe.iterations, state.checks)
+        ),
         train_loss=train_loss,
         validation_loss=validation_loss,
         mean_dice=sum(known) / len(known) if known else math.nan,

@@ -6,7 +6,7 @@ A batch can therefore be drawn again at any time: a resumed run sees what an unb
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -84,12 +84,14 @@ class Batch:
     Attributes:
         images: (B, C, Z, Y, X) float32, or (B, C, Y, X).
         labels: (B, Z, Y, X) int16, or (B, Y, X).
+        cases: index of each sample's case.
         previous: in a cascade the previous stage's masks, like the labels, and what is to happen to them.
     """
 
     images: torch.Tensor
     labels: torch.Tensor
     parameters: AugmentationParameters
+    cases: tuple[int, ...]
     previous: torch.Tensor | None = None
     disturbances: tuple[Disturbance, ...] = ()
 
@@ -122,14 +124,20 @@ def draw_batch(
     policy: AugmentationPolicy,
     seed: int,
     iteration: int,
+    balance_classes: bool = False,
     previous_labels: int = 0,
+    share: slice = slice(None),
 ) -> Batch:
     """The batch of one iteration. Cases take turns in an order shuffled anew each time round.
+
+    With ``balance_classes`` the patches centred on foreground show every class equally often, however few cases have
+    it: first a class is drawn, then one of the cases with it.
 
     Around each patch as much is read as its own turn and scale need, so no empty corner enters a patch.
 
     Args:
         previous_labels: in a cascade the label indices of the previous stage's masks, else 0.
+        share: of ``batch_size`` samples those to read; they are the same whatever the share is.
     """
     random = np.random.default_rng((seed, iteration))
     generator = torch.Generator().manual_seed(int(random.integers(2**62)))
@@ -137,37 +145,54 @@ def draw_batch(
     parameters = augmentation.draw(policy, batch_size, channels, generator)
     sizes = augmentation.source_sizes(parameters, patch_size)
     largest = tuple(max(along) for along in zip(*sizes, strict=True))
-    images = np.zeros((batch_size, channels, *largest), dtype=np.float32)
-    labels = np.zeros((batch_size, *largest), dtype=np.int16)
+    own = range(batch_size)[share]
+    images = np.zeros((len(own), channels, *largest), dtype=np.float32)
+    labels = np.zeros((len(own), *largest), dtype=np.int16)
     previous = np.zeros_like(labels) if previous_labels else None
     first_forced = round(batch_size * (1 - FOREGROUND_SHARE))
+    chosen = []
     for i, size in enumerate(sizes):
-        case = cases[_turn(len(cases), seed, iteration * batch_size + i)]
-        around = _foreground_voxel(case, random) if i >= first_forced else None
-        middle = tuple(slice((all_ - own) // 2, (all_ + own) // 2) for all_, own in zip(largest, size, strict=True))
-        before = None if previous is None else previous[i][middle]
-        _cut(case, around, patch_size, images[i][(slice(None), *middle)], labels[i][middle], before, random)
+        turn = _turn(len(cases), seed, iteration * batch_size + i)
+        around = None
+        if i >= first_forced and balance_classes:
+            turn, around = _balanced(cases, turn, random)
+        elif i >= first_forced:
+            around = _foreground_voxel(cases[turn], random)
+        case = cases[turn]
+        chosen.append(turn)
+        start = _start(case, around, patch_size, random)
+        if i not in own:
+            continue
+        at = own.index(i)
+        middle = tuple(slice((all_ - used) // 2, (all_ + used) // 2) for all_, used in zip(largest, size, strict=True))
+        before = None if previous is None else previous[at][middle]
+        _cut(case, start, patch_size, images[at][(slice(None), *middle)], labels[at][middle], before)
+    batch = Batch(torch.from_numpy(images), torch.from_numpy(labels), parameters.part(share), tuple(chosen[share]))
     if previous is None:
-        return Batch(torch.from_numpy(images), torch.from_numpy(labels), parameters)
-    disturbances = draw_disturbances(batch_size, previous_labels, random)
-    return Batch(
-        torch.from_numpy(images), torch.from_numpy(labels), parameters, torch.from_numpy(previous), disturbances
-    )
+        return batch
+    disturbances = draw_disturbances(batch_size, previous_labels, random)[share]
+    return replace(batch, previous=torch.from_numpy(previous), disturbances=disturbances)
 
 
 def validation_patches(
     cases: Sequence[PatchSource], patch_size: tuple[int, ...], limit: int, previous_labels: int = 0
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """One fixed patch around foreground of each of up to ``limit`` cases: (B, C, ...) float32 and (B, ...) int16."""
-    chosen = cases[:: -(-len(cases) // limit)]
+    chosen = cases[validation_subset(len(cases), limit)]
     images = np.zeros((len(chosen), chosen[0].channels, *patch_size), dtype=np.float32)
     labels = np.zeros((len(chosen), *patch_size), dtype=np.int16)
     previous = np.zeros_like(labels)
     random = np.random.default_rng(0)
     for i, case in enumerate(chosen):
-        _cut(case, _foreground_voxel(case, random), patch_size, images[i], labels[i], previous[i], random)
+        start = _start(case, _foreground_voxel(case, random), patch_size, random)
+        _cut(case, start, patch_size, images[i], labels[i], previous[i])
     before = torch.from_numpy(previous)
     return with_previous(torch.from_numpy(images), before, previous_labels), torch.from_numpy(labels)
+
+
+def validation_subset(count: int, limit: int) -> slice:
+    """Which of so many cases give a patch for validation."""
+    return slice(None, None, max(1, -(-count // limit)))
 
 
 def _turn(cases: int, seed: int, position: int) -> int:
@@ -185,18 +210,41 @@ def _foreground_voxel(case: PatchSource, random: np.random.Generator) -> np.ndar
     return voxels[int(random.integers(len(voxels)))]
 
 
+def _balanced(cases: Sequence[PatchSource], turn: int, random: np.random.Generator) -> tuple[int, np.ndarray | None]:
+    """A voxel of a class that any case has, and the case it is of; without foreground the case whose turn it is."""
+    holders = [
+        [i for i, case in enumerate(cases) if len(case.foreground[group])] for group in range(len(cases[0].foreground))
+    ]
+    present = [group for group, found in enumerate(holders) if found]
+    if not present:
+        return turn, None
+    group = present[random.integers(len(present))]
+    case = holders[group][random.integers(len(holders[group]))]
+    voxels = cases[case].foreground[group]
+    return case, voxels[int(random.integers(len(voxels)))]
+
+
+def _start(
+    case: PatchSource, around: np.ndarray | None, patch_size: tuple[int, ...], random: np.random.Generator
+) -> tuple[int, ...]:
+    """Where a patch begins, (Z, Y, X)."""
+    return patches.random_start(case.shape, _in_three(patch_size), around, random)
+
+
+def _in_three(patch_size: tuple[int, ...]) -> tuple[int, ...]:
+    return patch_size if len(patch_size) == 3 else (1, *patch_size)
+
+
 def _cut(
     case: PatchSource,
-    around: np.ndarray | None,
+    start: tuple[int, ...],
     patch_size: tuple[int, ...],
     image: np.ndarray,
     labels: np.ndarray,
     previous: np.ndarray | None,
-    random: np.random.Generator,
 ) -> None:
-    """Cut a patch of ``image``'s size, whose middle part of ``patch_size`` is placed inside the case."""
-    size = patch_size if len(patch_size) == 3 else (1, *patch_size)
-    start = patches.random_start(case.shape, size, around, random)
+    """Cut a patch of ``image``'s size, whose middle part of ``patch_size`` begins at ``start``."""
+    size = _in_three(patch_size)
     if labels.ndim == 2:
         image, labels, previous = image[:, None], labels[None], None if previous is None else previous[None]
     margins = [(larger - inner) // 2 for larger, inner in zip(labels.shape, size, strict=True)]

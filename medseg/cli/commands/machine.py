@@ -16,7 +16,7 @@ from medseg.cli.options import DEFAULT_WORKSPACE, JsonOption, RootOption, Worksp
 from medseg.cli.output import print_json, print_summary
 from medseg.progress import Progress
 
-_PACKAGES = ("numpy", "scipy", "torch", "monai", "nibabel", "SimpleITK", "pydicom", "blosc2", "dask")
+_PACKAGES = ("numpy", "scipy", "torch", "nibabel", "SimpleITK", "pydicom", "blosc2", "dask")
 
 
 def demo(

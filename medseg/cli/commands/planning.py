@@ -30,6 +30,9 @@ def plan(
     preset: Annotated[Preset, typer.Option(help="Network family and size.")] = Preset.default,
     memory: Annotated[float | None, typer.Option("--memory", help="GPU memory to plan for, in GB.")] = None,
     splits: Annotated[Path | None, typer.Option(help="Folds to use (splits_final.json form).")] = None,
+    pretrained: Annotated[
+        Path | None, typer.Option(help="Plan to fine-tune this model, medseg's or nnU-Net's, instead of a preset.")
+    ] = None,
     root: RootOption = None,
     workers: WorkersOption = "0",
     explain: Annotated[bool, typer.Option("--explain", help="Print every decision with its reason.")] = False,
@@ -59,6 +62,7 @@ def plan(
             preset=preset.value,
             memory_gb=memory,
             splits_file=splits,
+            like=None if pretrained is None else _planned(pretrained),
             workers=parse.workers(workers),
             progress=display,
         )
@@ -74,6 +78,13 @@ def plan(
         typer.echo(
             f"next: medseg train -w {workspace} --fold 0 --budget 2h    (why each choice: medseg plan ... --explain)"
         )
+
+
+def _planned(pretrained: Path) -> tuple[Plan, str]:
+    from medseg.interop.opening import open_model
+
+    model = open_model(pretrained)
+    return model.plan, model.configuration.name
 
 
 def _differences(plan: Plan, path: Path) -> str:

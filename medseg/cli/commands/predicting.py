@@ -30,6 +30,9 @@ from medseg.cli.signals import StopOnSignal
 if TYPE_CHECKING:
     from medseg.dicom.mask_writing import MaskFormat
     from medseg.prediction import Estimate
+    from medseg.trust import CaseTrust
+
+MOST_SHOWN = 10
 
 
 class Format(StrEnum):
@@ -67,6 +70,13 @@ def predict(
     fix_spacing: FixSpacingOption = False,
     suv: SuvOption = False,
     resample: ResampleOption = False,
+    trust: Annotated[
+        bool,
+        typer.Option(
+            "--trust",
+            help="Also say how far each mask can be trusted, in trust.csv and trust.json; after `medseg calibrate`.",
+        ),
+    ] = False,
     output_format: Annotated[
         Format, typer.Option("--format", help="File format of masks; seg, rtstruct: DICOM objects.")
     ] = Format.same,
@@ -79,32 +89,39 @@ def predict(
     Of a folder with DICOM studies every series that can be a scan is a case, named by its UID; a model of CT passes
     over other modalities: `medseg predict STUDIES/ -o masks/ --modality CT --series "portal venous"`
     """
-    from medseg.dicom import Choice
+    from medseg import documents
+    from medseg.dicom import SeriesChoice
     from medseg.errors import CasesFailedError, UsageError
     from medseg.prediction import (
+        Choice,
         PredictionSettings,
         Wishes,
+        choice_of,
         estimate_cases,
         jobs_for,
         load_predictor,
         predict_files,
     )
+    from medseg.trust import trust_for
+    from medseg.workspace import Workspace
 
-    models = model or [_model_of(workspace, configuration)]
+    if model and configuration is not None:
+        raise UsageError("predict: -m names a model and -c one of a workspace; give one of them")
+    choice = Choice(tuple(model)) if model else choice_of(Workspace.open(workspace), configuration)
     folds = None if fold in (None, "all") else parse.folds(fold or "", 1000)
-    wishes = Wishes(probabilities, uncertainty)
+    wishes = Wishes(probabilities, uncertainty, trust_for(choice.models) if trust else None)
     settings = PredictionSettings(
         mirror=not no_mirror,
         step=step,
         max_ram_bytes=parse.size_bytes(max_ram, "--max-ram") if max_ram else None,
         max_vram_bytes=parse.size_bytes(max_vram, "--max-vram") if max_vram else None,
     )
-    choice = Choice(tuple(series or ()), modality, fix_spacing, suv, resample)
+    wanted = SeriesChoice(tuple(series or ()), modality, fix_spacing, suv, resample)
     if estimate:
         with Display(quiet=as_json) as display:
-            predictor = load_predictor(models, folds, device, precision, settings)
+            predictor = load_predictor(choice.models, folds, device, precision, settings)
             estimates = estimate_cases(
-                predictor, jobs_for(inputs, "", predictor, choice=choice)[0], wishes, progress=display
+                predictor, jobs_for(inputs, "", predictor, wanted=wanted)[0], wishes, progress=display
             )
         if as_json:
             print_json(_estimates_document(estimates))
@@ -118,23 +135,29 @@ def predict(
         result = predict_files(
             inputs,
             output,
-            models=models,
+            models=choice.models,
             folds=folds,
             device=device,
             precision=precision,
             settings=settings,
+            steps=choice.steps,
             wishes=wishes,
             ending=".nii.gz" if output_format is Format.nifti else None,
-            choice=choice,
+            wanted=wanted,
             format=_dicom_format(output_format),
             should_stop=stop,
             progress=display,
         )
+    ordered = sorted(result.trust.values(), key=lambda verdict: verdict.order)
     if as_json:
         print_json(
             {
+                "models": [str(path) for path in choice.models],
+                "steps": [str(step) for step in choice.steps],
                 "cases": {case: str(path) for case, path in result.masks.items()},
                 "failures": dict(result.failures),
+                **({"trust": [documents.to_json(verdict) for verdict in ordered]} if trust else {}),
+                **({"look_at": [verdict.case for verdict in ordered if verdict.reasons]} if trust else {}),
             }
         )
         if result.failures:
@@ -144,8 +167,21 @@ def predict(
         raise CasesFailedError("predict", result.failures, len(result.failures) + len(result.masks))
     kept = f" ({len(result.kept)} of them made before)" if result.kept else ""
     typer.echo(f"{len(result.masks)} masks in {output}{kept}")
+    if choice.followed is not None:
+        typer.echo(f"predicted with {choice}, as {choice.followed} says")
+    if trust:
+        typer.echo(_trust_text(ordered))
     if stop():
         typer.echo("stopped; the same command goes on with the cases that are missing")
+
+
+def _trust_text(verdicts: Sequence[CaseTrust]) -> str:
+    """The cases that a person should look at, each with its reasons."""
+    worrying = [verdict for verdict in verdicts if verdict.reasons]
+    lines = [f"{verdict.case}: {'; '.join(verdict.reasons)}" for verdict in worrying[:MOST_SHOWN]]
+    if len(worrying) > MOST_SHOWN:
+        lines.append(f"and {len(worrying) - MOST_SHOWN} more in trust.csv")
+    return "\n".join([f"look at {len(worrying)} of {len(verdicts)} masks", *lines])
 
 
 def _dicom_format(output_format: Format) -> MaskFormat | None:
@@ -156,13 +192,6 @@ def _dicom_format(output_format: Format) -> MaskFormat | None:
             return "rtstruct"
         case _:
             return None
-
-
-def _model_of(workspace: Path, configuration: str | None) -> Path:
-    from medseg.workspace import Workspace
-
-    opened = Workspace.open(workspace)
-    return opened.model_folder(opened.plan.configuration(configuration).name)
 
 
 def _estimates_text(estimates: Sequence[Estimate]) -> str:

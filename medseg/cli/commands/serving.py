@@ -41,7 +41,7 @@ def node(
 
     Example: `medseg node --port 11112 -m workspace/models/3d_fullres --peer PACS@10.0.0.5:104`
     """
-    from medseg.dicom import Choice
+    from medseg.dicom import SeriesChoice
     from medseg.node import Node, NodeSettings, Peer
     from medseg.node.answering import predicting
     from medseg.prediction import PredictionSettings, load_predictor
@@ -49,7 +49,7 @@ def node(
     to = Peer.parse(peer)
     settings = NodeSettings(spool, to, tuple(accept or [to.title]), title, host, port, quiet_s=quiet)
     folds = None if fold in (None, "all") else parse.folds(fold or "", 1000)
-    choice = Choice(series=tuple(series or ()), modality=modality, fix_spacing=fix_spacing)
+    choice = SeriesChoice(series=tuple(series or ()), modality=modality, fix_spacing=fix_spacing)
     stop = StopOnSignal()
     with Display(), stop:
         predictor = load_predictor(model, folds, device, precision, PredictionSettings(mirror=not no_mirror))

@@ -58,7 +58,7 @@ def load_model(folder: str | os.PathLike[str], folds: Sequence[int | str] | None
     if configuration.previous_stage is not None:
         previous = _previous_stage(root, configuration.previous_stage)
     # its trainer casts to half precision on GPUs
-    return Model(plan, configuration, mirror_axes, "fp16", tensors, previous)
+    return Model(plan, configuration, mirror_axes, "fp16", tensors, previous=previous)
 
 
 def _previous_stage(root: Path, stage: str) -> Model:
