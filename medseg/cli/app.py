@@ -14,6 +14,7 @@ from medseg.cli.commands import (
     machine,
     planning,
     predicting,
+    serving,
     training,
 )
 
@@ -42,6 +43,7 @@ for verb in (
     choosing.best,
     choosing.calibrate,
     exporting.export,
+    serving.node,
     dicom_series.series,
     machine.demo,
     machine.doctor,
