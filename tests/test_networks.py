@@ -286,3 +286,12 @@ def test_freed_memory_is_kept_for_the_next_step() -> None:
 
     with freed_memory_kept():
         assert min(page_faults() for _ in range(6)) < 1000
+
+
+@settings(max_examples=20, deadline=None)
+@given(specs(), st.integers(1, 3))
+def test_one_sample_alone_is_what_it_is_among_others(spec: NetworkSpec, channels: int) -> None:
+    network = networks.build(spec, channels, 2, generator=torch.Generator().manual_seed(0))
+    x = noise(2, channels, *(2 * size for size in spec.divisor))
+    with torch.inference_mode():
+        torch.testing.assert_close(network(x[:1]), network(x)[:1], rtol=1e-4, atol=1e-5)
