@@ -16,7 +16,6 @@ from medseg.errors import DocumentError, UsageError
 from medseg.networks.memory import freed_memory_kept
 from medseg.patches import patches_in
 from medseg.planning.plan import Configuration, Plan
-from medseg.training.loop import Run, Trainer, seconds_per_sample
 from medseg.training.recipe import (
     BUDGET_SHARE,
     EPOCH_ITERATIONS,
@@ -25,8 +24,10 @@ from medseg.training.recipe import (
     recipe_for_iterations,
     suggest_budget,
 )
+from medseg.training.run import Run
 from medseg.training.sampling import PatchSource
 from medseg.training.team import Team
+from medseg.training.trainer import Trainer, seconds_per_sample
 
 RUN_FILE = "run.json"
 
