@@ -143,11 +143,11 @@ def train(
     folder = fold_folder(opened.model_folder(chosen.name), fold)
     if restart:
         shutil.rmtree(folder, ignore_errors=True)
-    run = _run_under_way(folder, length, seed, balance_classes or None)
+    run = run_under_way(folder, length, seed, balance_classes or None)
     if run is None or not (folder / WEIGHTS_FILE).is_file():
         began = time.monotonic()
         preprocess(opened, chosen, cases=[*split.train, *split.validation], workers=workers, progress=progress)
-        cases, held_out = (_open_cases(opened, chosen, names) for names in (split.train, split.validation))
+        cases, held_out = (open_cases(opened, chosen, names) for names in (split.train, split.validation))
         where = choose_device(device)
         if run is None:
             run = Run(
@@ -160,7 +160,7 @@ def train(
                 pretrained=None if pretrained is None else str(pretrained),
             )
             if budget_seconds is not None:
-                run = _within_budget(run, budget_seconds, began, opened, chosen, cases, where)
+                run = within_budget(run, budget_seconds, began, opened, chosen, cases, where)
             run = replace(run, recipe=replace(run.recipe, balance_classes=balance_classes, frozen_iterations=freeze))
             documents.save(run, folder / RUN_FILE)
         if not _train_fold(opened, chosen, cases, held_out, run, folder, where, should_stop, progress):
@@ -264,7 +264,7 @@ def _bring_along(stage: Path, target: Path) -> None:
             shutil.copy2(weights, temporary / weights.parent.name / WEIGHTS_FILE)
 
 
-def _run_under_way(folder: Path, length: Length, seed: int | None, balance_classes: bool | None) -> Run | None:
+def run_under_way(folder: Path, length: Length, seed: int | None, balance_classes: bool | None = None) -> Run | None:
     """The run that was begun in a folder, if any.
 
     Raises:
@@ -290,7 +290,7 @@ def _run_under_way(folder: Path, length: Length, seed: int | None, balance_class
     return run
 
 
-def _within_budget(
+def within_budget(
     run: Run,
     budget_seconds: float | Literal["auto"],
     began: float,
@@ -298,11 +298,12 @@ def _within_budget(
     configuration: Configuration,
     cases: Sequence[PatchSource],
     device: torch.device,
+    trainer: type[Trainer] = Trainer,
 ) -> Run:
     """The run that fills a budget which began to count at a moment, after measuring the machine's speed."""
     probe = replace(run, recipe=recipe_for_iterations(1_000, min(SMALLEST_BATCH, configuration.batch_size)))
     with freed_memory_kept():
-        measured = seconds_per_sample(Trainer(workspace.plan, configuration, cases, (), probe, device))
+        measured = seconds_per_sample(trainer(workspace.plan, configuration, cases, (), probe, device))
     spent = time.monotonic() - began
     if budget_seconds == "auto":
         patches = sum(patches_in(case.shape, configuration.patch_size) for case in cases)
@@ -315,7 +316,7 @@ def _within_budget(
     return replace(run, recipe=recipe, budget_seconds=budget_seconds, training_seconds=left)
 
 
-def _open_cases(workspace: Workspace, configuration: Configuration, names: Sequence[str]) -> list[PatchSource]:
+def open_cases(workspace: Workspace, configuration: Configuration, names: Sequence[str]) -> list[PatchSource]:
     """Prepared cases, in memory if they fit there well, else read patch by patch."""
     folder = workspace.preprocessed_folder(configuration.name)
     stored = [store.open_case(folder, name) for name in names]

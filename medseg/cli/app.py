@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from medseg.cli.commands import evaluating, exporting, machine, planning, predicting, training
+from medseg.cli.commands import evaluating, exporting, machine, planning, predicting, prompting, training
 
 app = typer.Typer(
     name="medseg",
@@ -28,6 +28,7 @@ for verb in (
     planning.preprocess,
     training.train,
     predicting.predict,
+    prompting.prompt,
     evaluating.evaluate,
     exporting.export,
     machine.demo,

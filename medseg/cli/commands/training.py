@@ -44,6 +44,9 @@ def train(
     balance_classes: Annotated[
         bool, typer.Option("--balance-classes", help="Show rare classes as often as common ones.")
     ] = False,
+    promptable: Annotated[
+        bool, typer.Option("--promptable", help="Train a network that takes boxes, points and masks: medseg prompt.")
+    ] = False,
     workers: WorkersOption = "0",
 ) -> None:
     """Train folds, then predict and measure each one's held-out cases. A run that stopped goes on where it was.
@@ -59,10 +62,35 @@ def train(
     chosen = words[1] if words else fold
     if chosen is None:
         raise UsageError("train: which folds? for example: medseg train --fold 0, or --fold all")
+    if promptable and (pretrained is not None or balance_classes):
+        raise UsageError("train --promptable: goes without --pretrained and --balance-classes; leave them out")
     opened = Workspace.open(workspace)
     stop = StopOnSignal()
     with Display() as display, stop:
         for number in parse.folds(chosen, len(opened.splits)):
+            if promptable:
+                from medseg.prompting.training import train_promptable
+
+                folder = train_promptable(
+                    opened,
+                    configuration,
+                    number,
+                    epochs=epochs,
+                    iterations=iterations,
+                    budget_seconds=parse.budget(budget) if budget else None,
+                    device=device,
+                    precision=precision,
+                    seed=seed,
+                    restart=restart,
+                    workers=parse.workers(workers),
+                    should_stop=stop,
+                    progress=display,
+                )
+                if folder is None:
+                    typer.echo(f"stopped; resume with: medseg train -w {workspace} --fold {chosen} --promptable")
+                    return
+                typer.echo(f"fold {number}: {folder}; use it with: medseg prompt IMAGE -o MASK --checkpoint {folder}")
+                continue
             outcome = crossvalidation.train(
                 opened,
                 configuration,
