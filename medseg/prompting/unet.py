@@ -24,7 +24,7 @@ from medseg.volume import Volume
 
 # What is looked at around boxes and masks, as part of the patch.
 MARGIN = 1 / 8
-# A region whose mask reaches its edge grows by half a patch there, so many times at most.
+# A region whose mask reaches its edge grows by half of itself there, so many times at most.
 MOST_GROWTHS = 6
 LINE_STEP_VOXELS = 2.0
 _FLAT_SIGMA = 0.3  # a network of two dimensions sees a point on its own slice
@@ -65,13 +65,14 @@ class UNetEngine:
         image, trace = self._prepared
         given = self._on_grid(prompts, previous, trace)
         region = self._region(given, trace.shape)
-        for growth in range(MOST_GROWTHS + 1):
-            progress(growth, MOST_GROWTHS + 1, "segmenting")
-            lead = self._lead(image, given, region)
+        lead = self._lead(image, given, region)
+        for growth in range(MOST_GROWTHS):
+            progress(growth, MOST_GROWTHS, "segmenting")
             grown = _grown(region, lead > 0, self._patch, trace.shape)
             if grown == region:
                 break
             region = grown
+            lead = self._lead(image, given, region)
         progress(1, 1, "segmenting")
         return on_image(lead, region, trace)
 
@@ -162,12 +163,13 @@ def _clipped(low: np.ndarray, high: np.ndarray, shape: Sequence[int]) -> VoxelBo
 
 
 def _grown(region: VoxelBox, mask: np.ndarray, patch: Sequence[int], shape: Sequence[int]) -> VoxelBox:
-    """The region grown by half a patch where its mask reaches an edge that is not the scan's."""
+    """The region grown by half its size where its mask reaches an edge that is not the scan's."""
     start, stop = list(region.start), list(region.stop)
     for axis, (length, size) in enumerate(zip(patch, shape, strict=True)):
         if length == 1:
             continue  # a network of two dimensions knows nothing of other slices
         first, last = np.take(mask, 0, axis).any(), np.take(mask, -1, axis).any()
-        start[axis] = max(start[axis] - (length // 2 if first else 0), 0)
-        stop[axis] = min(stop[axis] + (length // 2 if last else 0), size)
+        more = (stop[axis] - start[axis] + 1) // 2
+        start[axis] = max(start[axis] - (more if first else 0), 0)
+        stop[axis] = min(stop[axis] + (more if last else 0), size)
     return VoxelBox((start[0], start[1], start[2]), (stop[0], stop[1], stop[2]))
