@@ -29,7 +29,6 @@ def oracle(scene: np.ndarray, asked: list[int] | None = None):
     return segment
 
 
-
 def test_one_box_becomes_the_object_and_nothing_beyond_it():
     scene = ball() | ball(centre=(10, 36, 36), radius=3)
     asked: list[int] = []

@@ -150,7 +150,13 @@ def test_prompts_on_slices() -> None:
     shape = (9, 20, 20)
     seeds, limits = seeds_of([Box((2, 0, 4), (3, 4, 8)), Box((6, 4, 4), (7, 8, 12))], 0, shape)
     assert limits is None
-    assert [seeds[i].box for i in range(2, 7)] == [(0, 4, 4, 8), (1, 4, 5, 9), (2, 4, 6, 10), (3, 4, 7, 11), (4, 4, 8, 12)]
+    assert [seeds[i].box for i in range(2, 7)] == [
+        (0, 4, 4, 8),
+        (1, 4, 5, 9),
+        (2, 4, 6, 10),
+        (3, 4, 7, 11),
+        (4, 4, 8, 12),
+    ]
     seeds, limits = seeds_of([Box((1, 2, 3), (6, 8, 9)), Point((4, 5, 6), positive=False)], 0, shape)
     assert limits == (1, 6)
     assert seeds == {3: SlicePrompts((2, 3, 8, 9)), 4: SlicePrompts(None, ((5.0, 6.0, False),))}

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from examples import oblique_geometry
 from hypothesis import given, settings
-from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from medseg import volume
@@ -166,7 +165,10 @@ def test_prompts_that_make_no_sense():
         ("[]", "expected .*version"),
         ('{"version": 2, "steps": []}', "expected .*version"),
         ('{"version": 1, "steps": [3]}', r"steps\[0\]: expected a list"),
-        ('{"version": 1, "steps": [[{"kind": "ball"}]]}', r"steps\[0\]\[0\]: expected a prompt whose kind is one of box"),
+        (
+            '{"version": 1, "steps": [[{"kind": "ball"}]]}',
+            r"steps\[0\]\[0\]: expected a prompt whose kind is one of box",
+        ),
         ('{"version": 1, "steps": [[{"kind": "point"}]]}', "'at' is missing"),
         ('{"version": 1, "steps": [[{"kind": "point", "at": [1, 2]}]]}', "expected a list of 3"),
         ('{"version": 1, "steps": [[{"kind": "point", "at": [1, 2, 3], "spce": "mm"}]]}', "did you mean 'space'"),

@@ -100,7 +100,8 @@ def test_a_box_returns_to_its_own_voxels(tmp_path: Path, monkeypatch: pytest.Mon
     differs = np.argwhere((mask.array > 0) != expected)
     for index in differs:
         faces = [
-            min(abs(i - a), abs(i - (a - 1)), abs(i - b), abs(i - (b - 1))) for i, a, b in zip(index, start, stop, strict=True)
+            min(abs(i - a), abs(i - (a - 1)), abs(i - b), abs(i - (b - 1)))
+            for i, a, b in zip(index, start, stop, strict=True)
         ]
         assert any(face < room for face, room in zip(faces, spare, strict=True)), index
     assert (mask.array > 0).sum() > 0.5 * expected.sum()

@@ -36,8 +36,8 @@ class SlicePrompts:
 def pixels(picture: np.ndarray, size: int, style: Style) -> torch.Tensor:
     """Float32 (1, 3, size, size) of a picture (Y, X, 3) uint8."""
     if style == "medsam":
-        stretched = resize(picture, (size, size), order=3, preserve_range=True, anti_aliasing=True).astype(np.uint8)
-        values = torch.from_numpy(stretched).float().permute(2, 0, 1)[None]
+        stretched = np.asarray(resize(picture, (size, size), order=3, preserve_range=True, anti_aliasing=True))
+        values = torch.from_numpy(stretched.astype(np.uint8)).float().permute(2, 0, 1)[None]
         return (values - values.min()) / (values.max() - values.min()).clamp_min(1e-8)
     values = torch.from_numpy(np.ascontiguousarray(picture)).float().permute(2, 0, 1)[None]
     height, width = _scaled(picture.shape[:2], size)

@@ -203,9 +203,10 @@ def _from_folder(folder: Path) -> Any:
     if kind != "sam":
         raise ModelError(f"{folder}: another architecture: expected model_type sam in {CONFIG_FILE}, found {kind!r}")
     try:
-        network, report = SamModel.from_pretrained(
+        loaded: Any = SamModel.from_pretrained(
             folder, local_files_only=True, use_safetensors=True, output_loading_info=True
         )
+        network, report = loaded
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         line = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ModelError(f"{folder}: not read as SAM ({line}); copy it again") from error

@@ -18,7 +18,9 @@ from medseg.prompting.channels import GridPrompts
 
 JITTER_VOXELS = 2
 # How often each kind of first prompt is drawn in training.
-BOX, FLAT_BOX, POINTS, LINE = 0.45, 0.1, 0.35, 0.1
+BOX, FLAT_BOX, LINE = 0.4, 0.07, 0.07  # else points
+# The first of them lies at the middle; it is the only one.
+CENTRAL, SINGLE = 0.6, 0.65
 POINT_WITH_BOX = 0.2
 _DIRECTIONS = 36  # tried for the longest diameter: every five degrees
 
@@ -142,10 +144,11 @@ def draw_prompts(target: np.ndarray | None, shape: Sequence[int], random: np.ran
         return GridPrompts(boxes=(flat_box(target, random),))
     if kind < BOX + FLAT_BOX + LINE:
         return GridPrompts(inside=line_points(longest_diameter(target), 2.0))
-    clicks = [(central_point(target) if random.random() < 0.5 else random_point(target, random), True)]
-    clicks += [(random_point(target, random), True) for _ in range(int(random.integers(0, 3)))]
-    if random.random() < 0.3 and not target.all():
-        clicks += [(random_point(_near(target), random), False)]
+    clicks = [(central_point(target) if random.random() < CENTRAL else random_point(target, random), True)]
+    if random.random() >= SINGLE:
+        clicks += [(random_point(target, random), True) for _ in range(int(random.integers(0, 3)))]
+        if not target.all():
+            clicks += [(random_point(_near(target), random), False)]
     return with_clicks(GridPrompts(), clicks)
 
 

@@ -67,7 +67,10 @@ def prompt(
         drawn.append(Point((z, y, x), positive=match is None or match[2] != "-"))
     if not (drawn or from_mask or prompts):
         raise UsageError("prompt: where is the object? give --box, --point, --line, --from-mask or --prompts")
-    io.formats.writer(output)  # an ending that cannot be written is better found before the work
+    try:
+        io.formats.writer(output)  # an ending that cannot be written is better found before the work
+    except UsageError as error:
+        raise UsageError(f"-o {output}: {error}") from error
     limits = _numbers(window, "--window", 2) if window else None
     steps = list(load_steps(prompts)) if prompts else []
     scan = io.read(image)
