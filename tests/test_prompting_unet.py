@@ -129,6 +129,9 @@ def test_masks_and_lines_reach_the_network(tmp_path: Path, monkeypatch: pytest.M
     given_mask[2:5, 3:9, 2:8] = True
     np.testing.assert_array_equal(session.add(MaskPrompt.of(given_mask)).array, given_mask)
     np.testing.assert_array_equal(session.add(Point((3, 5, 5))).array, given_mask)  # the mask so far
+    more = np.zeros(grid.shape, bool)
+    more[6:8, 3:5, 3:5] = True
+    np.testing.assert_array_equal(session.add(MaskPrompt.of(more)).array > 0, given_mask | more)
     answering(monkeypatch, 2)
     session.set_image(scan(grid))
     line = session.add(Box((2, 2, 2), (4, 4, 4)), Scribble(((4, 2, 2), (4, 2, 9)), positive=False)).array

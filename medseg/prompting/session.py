@@ -87,8 +87,9 @@ class Session:
             if number < 1:
                 raise UsageError(f"object {number}: objects are numbered from 1; 0 is background")
             before = masks.pop(number, None)
-            own = [p for step in (*self.steps, located) for p in step if p.object == number]
-            masks[number] = _Found.of(self._segment(number, own, before, progress))
+            old = [prompt for step in self.steps for prompt in step if prompt.object == number]
+            new = [prompt for prompt in located if prompt.object == number]
+            masks[number] = _Found.of(self._segment(number, old, new, before, progress))
         self._steps.append(_Step(located, masks))
         return self.mask
 
@@ -150,7 +151,10 @@ class Session:
             self.add(*step, progress=progress)
         return self.mask
 
-    def _segment(self, number: int, prompts: Sequence[Prompt], before: _Found | None, progress: Progress) -> np.ndarray:
+    def _segment(
+        self, number: int, old: Sequence[Prompt], new: Sequence[Prompt], before: _Found | None, progress: Progress
+    ) -> np.ndarray:
+        prompts = [*old, *new]
         shown = [prompt for prompt in prompts if prompt.positive or not isinstance(prompt, Box | MaskPrompt)]
         if not any(prompt.positive for prompt in shown):
             raise UsageError(f"object {number}: all its prompts are negative; show first where it is")
@@ -158,6 +162,9 @@ class Session:
         if before is not None:
             previous = np.zeros(self.image.geometry.shape, bool)
             before.paint(previous, True)
+            for prompt in new:
+                if prompt.positive and isinstance(prompt, MaskPrompt):
+                    previous |= prompt.array
         mask = self.engine.segment(shown, previous, progress).copy()
         for prompt in prompts:
             if not prompt.positive and isinstance(prompt, Box):
