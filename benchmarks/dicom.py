@@ -2,7 +2,7 @@
 
     python -m benchmarks.dicom [--slices 600] [--size 512] [--folder DIR]
 
-Writes a synthetic CT (one file a slice, in random order, 12 bits in 16, explicit little endian) into a temporary folder,
+Writes a synthetic CT (one file a slice, random order, 12 bits in 16, explicit little endian) into a temporary folder,
 then compares, each in a process of its own and with the files in the page cache, the time that pydicom takes to read
 the pixels of the same files one after the other with the time from folder to volume. Memory is the growth of the
 process's peak during the reading, as a multiple of the volume.

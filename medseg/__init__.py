@@ -14,6 +14,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from medseg.comparing import compare as compare
     from medseg.crossvalidation import train as train
     from medseg.dataset import Dataset as Dataset
     from medseg.errors import MedsegError as MedsegError
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from medseg.planning.plan import Plan as Plan
     from medseg.prediction import load_predictor as load_model
     from medseg.prediction import predict_files as predict
+    from medseg.selection import choose_best as choose_best
     from medseg.volume import Box as Box
     from medseg.volume import Geometry as Geometry
     from medseg.volume import LabelVolume as LabelVolume
@@ -46,6 +48,8 @@ _PUBLIC = {
     "Plan": ("medseg.planning.plan", "Plan"),
     "Volume": ("medseg.volume", "Volume"),
     "Workspace": ("medseg.workspace", "Workspace"),
+    "choose_best": ("medseg.selection", "choose_best"),
+    "compare": ("medseg.comparing", "compare"),
     "evaluate": ("medseg.evaluation", "evaluate"),
     "fingerprint": ("medseg.fingerprinting", "fingerprint_dataset"),
     "load_model": ("medseg.prediction", "load_predictor"),
@@ -69,6 +73,8 @@ __all__ = [
     "Volume",
     "Workspace",
     "__version__",
+    "choose_best",
+    "compare",
     "evaluate",
     "fingerprint",
     "load_model",

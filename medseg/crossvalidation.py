@@ -39,10 +39,12 @@ from medseg.prediction import (
     Job,
     PredictionSettings,
     Predictor,
+    Wishes,
     predict_cases,
 )
 from medseg.progress import Progress, silent
 from medseg.report import training_plot
+from medseg.selection import probabilities_of
 from medseg.training.loop import PROGRESS_FILE, Run, Trainer, seconds_per_sample, train_network
 from medseg.training.partial import annotated_rows
 from medseg.training.pretrained import load_pretrained
@@ -179,12 +181,14 @@ def validate_fold(
     device: str = "auto",
     precision: str = "auto",
     settings: PredictionSettings = DEFAULT_SETTINGS,
+    probabilities: bool = False,
     should_stop: Callable[[], bool] = lambda: False,
     progress: Progress = silent,
 ) -> Evaluation | None:
     """Predict the held-out cases of a trained fold into its ``validation`` folder and measure them.
 
-    Masks newer than the weights are kept, so an interrupted validation goes on.
+    Masks newer than the weights are kept, so an interrupted validation goes on; with ``probabilities``, those that have
+    theirs beside them.
 
     Returns:
         The comparison, or None if it was stopped before all cases were predicted.
@@ -202,10 +206,16 @@ def validate_fold(
         Job(case.name, case.images, folder / f"{case.name}{io.mask_ending(case.images[0])}", previous.get(case.name))
         for case in cases
     ]
-    waiting = [job for job in jobs if not (job.output.is_file() and job.output.stat().st_mtime_ns > weights_time)]
+
+    def is_there(job: Job) -> bool:
+        files = [job.output, *([probabilities_of(job.output)] if probabilities else [])]
+        return all(path.is_file() and path.stat().st_mtime_ns > weights_time for path in files)
+
+    waiting = [job for job in jobs if not is_there(job)]
     if waiting:
         predictor = Predictor(load_model(model_folder, (fold,)), device, precision, settings)
-        done = predict_cases(predictor, waiting, should_stop=should_stop, progress=progress)
+        wishes = Wishes(probabilities=probabilities)
+        done = predict_cases(predictor, waiting, wishes=wishes, should_stop=should_stop, progress=progress)
         if done.failures:
             raise CasesFailedError(f"validation of fold {fold}", done.failures, len(jobs))
         if len(done.masks) < len(waiting):
@@ -217,6 +227,41 @@ def validate_fold(
     evaluation = annotated_rows(evaluation, cases)
     write_tables(evaluation, folder)
     return evaluation
+
+
+def predict_held_out(
+    workspace: str | os.PathLike[str] | Workspace,
+    configurations: Sequence[str] | None = None,
+    *,
+    device: str = "auto",
+    precision: str = "auto",
+    progress: Progress = silent,
+) -> None:
+    """Predict the held-out cases of all trained folds with their probabilities, as far as these are missing.
+
+    What :func:`medseg.selection.choose_best` needs for pairs, and :func:`medseg.trust.calibrate` for anything.
+
+    Args:
+        configurations: names; by default all that have a trained fold.
+
+    Raises:
+        CasesFailedError: some cases could not be predicted; the others are written.
+    """
+    opened = workspace if isinstance(workspace, Workspace) else Workspace.open(workspace)
+    for configuration in opened.plan.configurations:
+        if configurations is not None and configuration.name not in configurations:
+            continue
+        for fold in range(len(opened.splits)):
+            if (fold_folder(opened.model_folder(configuration.name), fold) / WEIGHTS_FILE).is_file():
+                validate_fold(
+                    opened,
+                    configuration,
+                    fold,
+                    device=device,
+                    precision=precision,
+                    probabilities=True,
+                    progress=progress,
+                )
 
 
 def _train_fold(

@@ -9,6 +9,7 @@ from pathlib import Path
 from medseg.crossvalidation import train
 from medseg.dataset import Dataset
 from medseg.evaluation import Evaluation, evaluate_folders, write_tables
+from medseg.evaluation.tables import FILES
 from medseg.phantoms import PhantomKind, write_dataset
 from medseg.prediction import predict_files
 from medseg.progress import Progress, silent
@@ -72,6 +73,6 @@ def run_demo(
         images=images,
         title="Phantoms: unseen cases",
         facts={"Model": f"{model.name}, fold 0", "Training": f"{demo.budget_seconds:.0f} s on this machine"},
-        links=("metrics.csv", "metrics.json", "summary.json"),
+        links=FILES,
     )
     return DemoResult(evaluation, report)

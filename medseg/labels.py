@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from medseg.errors import DocumentError, LabelError
+from medseg.terms import Meaning
 
 BACKGROUND_NAME = "background"
 IGNORE_NAME = "ignore"
@@ -34,9 +35,11 @@ class LabelSet:
         region_order: for regions, the file value written for each class, later ones over earlier ones.
         mirror_pairs: names of left and right counterparts, where whoever made the dataset states them; an empty
             tuple says that there are none. By default names decide (:mod:`medseg.laterality`).
+        meanings: codes, side and colour of classes by name, where the dataset gives them.
 
     Raises:
-        DocumentError: no classes, a value declared twice, a region order that does not fit, or pairs of other names.
+        DocumentError: no classes, a value declared twice, a region order that does not fit, or pairs or meanings of
+            other names.
     """
 
     classes: dict[str, tuple[int, ...]]
@@ -44,6 +47,7 @@ class LabelSet:
     ignore: int | None = None
     region_order: tuple[int, ...] | None = field(default=None)
     mirror_pairs: tuple[tuple[str, str], ...] | None = None
+    meanings: dict[str, Meaning] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
         if not self.classes:
@@ -69,6 +73,9 @@ class LabelSet:
             raise DocumentError(
                 f"labels: mirror_pairs: expected each of {list(self.classes)} once at most, found {paired}"
             )
+        unknown = sorted(set(self.meanings) - set(self.classes))
+        if unknown:
+            raise DocumentError(f"codes: {unknown} are no labels; labels are {list(self.classes)}")
 
     @classmethod
     def parse(
@@ -76,6 +83,7 @@ class LabelSet:
         labels: Mapping[str, Any],
         region_order: Sequence[int] | None = None,
         mirror_pairs: Sequence[Sequence[str]] | None = None,
+        meanings: Mapping[str, Meaning] | None = None,
     ) -> LabelSet:
         """Read a ``labels`` entry: name to value or list of values (nnU-Net), or value to name (MSD).
 
@@ -106,7 +114,8 @@ class LabelSet:
         if not any(len(values) > 1 for values in parsed.values()):
             region_order = None
         order = None if region_order is None else tuple(map(_integer, region_order))
-        return cls(parsed, background[0], None if ignore is None else ignore[0], order, _name_pairs(mirror_pairs))
+        pairs = _name_pairs(mirror_pairs)
+        return cls(parsed, background[0], None if ignore is None else ignore[0], order, pairs, dict(meanings or {}))
 
     @cached_property
     def values(self) -> tuple[int, ...]:

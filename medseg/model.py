@@ -9,10 +9,12 @@ Weights are safetensors and the rest is JSON: opening a model runs no code from 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -83,6 +85,18 @@ class Model:
     swap_axis: int | None = None
     swapped: Pairs = ()
     previous: Model | None = None
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the plan, the configuration and all weights: models with the same give the same masks."""
+        digest = hashlib.sha256(documents.to_text(self.plan).encode() + self.configuration.name.encode())
+        for fold in self.weights.values():
+            for name, tensor in fold.items():
+                digest.update(name.encode())
+                digest.update(tensor.cpu().contiguous().view(torch.uint8).numpy().data)
+        if self.previous is not None:
+            digest.update(self.previous.digest.encode())
+        return digest.hexdigest()
 
     def build_networks(self) -> tuple[torch.nn.Module, ...]:
         """One network a fold, weights loaded, in evaluation mode, on the CPU.

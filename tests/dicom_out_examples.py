@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pydicom
+import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
@@ -88,15 +91,19 @@ def read_segmentation(path: Path, geometry: Geometry) -> dict[str, np.ndarray]:
     dataset = pydicom.dcmread(path)
     pixels = dataset.pixel_array.reshape(-1, dataset.Rows, dataset.Columns)
     shared = dataset.SharedFunctionalGroupsSequence[0]
-    along_row, along_column = np.array(
-        shared.PlaneOrientationSequence[0].ImageOrientationPatient, dtype=float
-    ).reshape(2, 3)
+    along_row, along_column = np.array(shared.PlaneOrientationSequence[0].ImageOrientationPatient, dtype=float).reshape(
+        2, 3
+    )
     between = [float(value) for value in shared.PixelMeasuresSequence[0].PixelSpacing]
     names = {item.SegmentNumber: item.SegmentLabel for item in dataset.SegmentSequence}
     masks = {name: np.zeros(geometry.shape, dtype=bool) for name in names.values()}
     for frame, groups in zip(pixels, dataset.PerFrameFunctionalGroupsSequence, strict=True):
-        name = names[groups.SegmentIdentificationSequence[0].ReferencedSegmentNumber]
-        position = np.array(groups.PlanePositionSequence[0].ImagePositionPatient, dtype=float)
+        item, place = (
+            (groups.get(name) or shared[name].value)[0]
+            for name in ("SegmentIdentificationSequence", "PlanePositionSequence")
+        )
+        name = names[item.ReferencedSegmentNumber]
+        position = np.array(place.ImagePositionPatient, dtype=float)
         row, column = np.nonzero(frame)
         mm = position + np.outer(row * between[0], along_column) + np.outer(column * between[1], along_row)
         index = geometry.to_index(mm * (-1, -1, 1))
@@ -128,3 +135,31 @@ def _even_odd(ring: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         crossings = np.sort(x1[spans] + (y - y1[spans]) * (x2[spans] - x1[spans]) / (y2[spans] - y1[spans]))
         inside[y] = np.searchsorted(crossings, np.arange(shape[1])) % 2 == 1
     return inside
+
+
+def write_ball(folder: Path, study: str | None = None, shape: Sequence[int] = (9, 16, 14)) -> list[Path]:
+    """A series with a bright ball (1, around it 0) off every plane of symmetry, tilted a little in the patient."""
+    angle = np.deg2rad(10)
+    cosines = np.array([[np.cos(angle), np.sin(angle), 0.0], [-np.sin(angle), np.cos(angle), 0.0]])
+    files = write_series(
+        folder, shape, (2.0, 1.1, 0.9), cosines, study=study, order=(np.arange(shape[0]) * 7) % shape[0]
+    )
+    geometry = grid_of(files)
+    index = np.stack(np.meshgrid(*map(np.arange, geometry.shape), indexing="ij"), axis=-1)
+    centre = geometry.to_mm((np.array(geometry.shape) - 1) * (0.4, 0.6, 0.35))
+    inside = np.linalg.norm(geometry.to_mm(index) - centre, axis=-1) < 3.5
+    normal = np.cross(*cosines)
+    images = [pydicom.dcmread(file) for file in files]
+    upwards = np.argsort([np.array(image.ImagePositionPatient, dtype=float) @ normal for image in images])
+    for place, number in enumerate(upwards):
+        images[number].PixelData = inside[place].astype(np.int16).tobytes()
+        images[number].save_as(files[number], enforce_file_format=True)
+    return files
+
+
+def valid(path: Path) -> str:
+    """What dciodvfy complains about; skips the test where it is not installed."""
+    if shutil.which("dciodvfy") is None:
+        pytest.skip("dciodvfy (Debian package dicom3tools) is not installed")
+    said = subprocess.run(["dciodvfy", str(path)], capture_output=True, text=True, check=False)
+    return "\n".join(line for line in (said.stdout + said.stderr).splitlines() if line.startswith("Error"))

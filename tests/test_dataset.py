@@ -13,10 +13,11 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medseg import io
+from medseg import documents, io
 from medseg.dataset import CaseRef, Dataset, Manifest, load_case, survey
 from medseg.errors import DataError, DocumentError, FileUnreadableError, GeometryError, LabelError
 from medseg.labels import LabelSet
+from medseg.terms import Code, Meaning
 from medseg.volume import Geometry, LabelVolume, Volume
 
 GRID = Geometry.from_spacing((2, 3, 4), (5.0, 2.0, 1.0))
@@ -634,3 +635,20 @@ def test_nothing_is_logged_about_a_sound_dataset(tmp_path: Path, caplog: pytest.
     with caplog.at_level(logging.DEBUG):
         Dataset.open(msd(tmp_path, ["a"]))
     assert not caplog.records
+
+
+def test_a_manifest_gives_its_labels_codes_a_side_and_a_colour(tmp_path):
+    text = (
+        "name: x\nchannels: [CT]\nlabels: {organ: 1, other: 2}\nimages: '{case}.nii.gz'\ncodes:\n  organ:\n"
+        "    type: {value: '64033007', scheme: SCT, meaning: Kidney}\n    side: left\n    colour: [200, 10, 0]\n"
+    )
+    labels = Manifest.load(manifest(tmp_path / "x.yaml", text)).label_set("x")
+    assert labels.meanings == {"organ": Meaning(Code("64033007", "SCT", "Kidney"), None, "left", (200, 10, 0))}
+    assert documents.from_json(LabelSet, documents.to_json(labels)).meanings == labels.meanings
+    for old, new, match in (
+        ("codes:\n  organ", "codes:\n  liver", "liver"),
+        ("left", "up", "up"),
+        ("200", "300", "255"),
+    ):
+        with pytest.raises(DocumentError, match=match):
+            Manifest.load(manifest(tmp_path / "x.yaml", text.replace(old, new))).label_set("x")

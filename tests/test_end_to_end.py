@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -286,3 +287,45 @@ def test_odd_values_and_channels_on_a_fourth_axis(capsys, tmp_path):
         mask = nib.load(journey.out / f"{case}.nii.gz")
         assert mask.shape == (18, 16, 12)
         np.testing.assert_array_equal(mask.affine, AFFINE)
+
+
+def add_cascade(plan_path: Path) -> None:
+    """A coarse configuration and a second stage after it, as larger scans get them from the rules."""
+    plan = json.loads(plan_path.read_text())
+    (full,) = [each for each in plan["configurations"] if each["name"] == "3d_fullres"]
+    coarse = [2 * spacing for spacing in full["spacing_mm"]]
+    plan["configurations"] += [
+        {**full, "name": "3d_lowres", "spacing_mm": coarse},
+        {**full, "name": "3d_cascade_fullres", "previous_stage": "3d_lowres"},
+    ]
+    plan_path.write_text(json.dumps(plan))
+
+
+def test_both_stages_of_a_cascade(capsys, tmp_path):
+    folder = write_nnunet(tmp_path / "d", 1, {"background": 0, "organ": 1, "lesion": 2}, (1, 2))
+    workspace, scans = tmp_path / "w", folder / "imagesTr"
+    medseg("plan", folder, "-w", workspace)
+    add_cascade(workspace / "plan.json")
+    steps = ("--iterations", "2", "--device", "cpu")
+    medseg("train", "-w", workspace, "-c", "3d_lowres", "--fold", "0-3", *steps)
+    capsys.readouterr()
+    # The second stage learns from masks of cases that the first has not seen, so all of its folds are needed.
+    assert cli.run(["train", "-w", str(workspace), "-c", "3d_cascade_fullres", "--fold", "0", *steps]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith(f"first run: medseg train -w {workspace} -c 3d_lowres --fold 4")
+    medseg("train", "-w", workspace, "-c", "3d_lowres", "--fold", "4", *steps)
+    medseg("train", "-w", workspace, "-c", "3d_cascade_fullres", "--fold", "0", *steps)
+    model = workspace / "models/3d_cascade_fullres"
+    assert (model / "fold_0/validation/metrics.csv").is_file()
+    # The model is self-contained: its first stage travels with it.
+    alone = shutil.copytree(model, tmp_path / "alone")
+    shutil.rmtree(workspace)
+    medseg("predict", scans, "-o", tmp_path / "masks", "-m", alone, "--device", "cpu")
+    predictor = load_predictor(alone, device="cpu")
+    assert predictor.previous is not None
+    for case in CASES:
+        scan = io.read(scans / f"{case}_0000.nii.gz")
+        mask = io.read_labels(tmp_path / f"masks/{case}.nii.gz")
+        mask.geometry.require_equal(scan.geometry, "mask", "scan")
+        assert set(np.unique(mask.array)) <= {0, 1, 2}
+        np.testing.assert_array_equal(mask.array, predictor.predict(scan).array)

@@ -29,6 +29,7 @@ from medseg.evaluation import (
     findings,
     foreground_mean,
     nnunet_summary,
+    onto_grid,
     pair_masks,
     summarize,
     write_tables,
@@ -36,6 +37,7 @@ from medseg.evaluation import (
 from medseg.labels import LabelSet
 from medseg.metrics import compare
 from medseg.parallel import map_cases
+from medseg.volume import Geometry, LabelVolume
 
 SPACING = (2.0, 1.0, 0.5)  # x, y, z
 
@@ -421,3 +423,49 @@ def test_progress_counts_cases(folders: tuple[Path, Path]) -> None:
     told: list[tuple[float, float, str]] = []
     evaluate(*folders, labels={"one": 1}, progress=lambda *news: told.append(news))
     assert told == [(0, 2, "comparing masks"), (1, 2, "comparing masks"), (2, 2, "comparing masks")]
+
+
+def test_metrics_on_request_are_columns_of_table_summary_and_files(tmp_path: Path) -> None:
+    save(bar((1, 0, 8)), tmp_path / "reference" / "a.nii.gz")
+    save(bar((1, 0, 6)), tmp_path / "predicted" / "a.nii.gz")
+    asked = ("surface_dice_2mm", "lesion_f1")
+    result = evaluate_folders(tmp_path / "predicted", tmp_path / "reference", metrics=asked)
+    assert list(result.table.columns) == [*COLUMNS[:-1], *asked, "error"]
+    assert result.table.lesion_f1.tolist() == [1]
+    summary = summarize(result.table).set_index("metric")
+    assert summary.loc["lesion_f1", "mean"] == 1
+    write_tables(result, tmp_path / "out")
+    stored = pd.read_parquet(tmp_path / "out" / "metrics.parquet")
+    assert list(stored.columns) == list(result.table.columns)
+    assert stored.dice.tolist() == result.table.dice.tolist()
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["metrics"][-2:] == list(asked)
+    with pytest.raises(UsageError, match="not known"):
+        evaluate(tmp_path / "predicted", tmp_path / "reference", metrics=["nonsense"])
+
+
+def test_a_prediction_on_another_grid_is_brought_over_only_on_request(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    mask = (rng.random((4, 5, 6)) > 0.5).astype(np.uint8)
+    affine = np.diag((*SPACING, 1.0))
+    save(mask, tmp_path / "reference" / "a.nii.gz", affine)
+    flipped = affine.copy()
+    flipped[0, 0], flipped[0, 3] = -SPACING[0], SPACING[0] * 5
+    save(mask[:, :, ::-1], tmp_path / "predicted" / "a.nii.gz", flipped)  # the same mask, stored the other way round
+    refused = evaluate_folders(tmp_path / "predicted", tmp_path / "reference")
+    assert "--resample-to reference" in refused.failures["a"]
+    result = evaluate_folders(tmp_path / "predicted", tmp_path / "reference", resample_to="reference")
+    assert result.table.dice.tolist() == [1]
+    assert result.resampled == ("a",)
+    assert any("another grid" in warning for warning in result.warnings)
+    with pytest.raises(UsageError, match="reference"):
+        evaluate(tmp_path / "predicted", tmp_path / "reference", resample_to="prediction")  # type: ignore[arg-type]
+
+
+def test_finer_and_shifted_masks_land_where_they_belong() -> None:
+    mask = LabelVolume(bar((3, 2, 5)), Geometry.from_spacing((2, 2, 10), (0.5, 1.0, 2.0)))
+    fine = LabelVolume(np.repeat(mask.array, 2, axis=2), mask.geometry.resized((2, 2, 20)))
+    assert np.array_equal(onto_grid(fine, mask.geometry).array, mask.array)
+    assert np.array_equal(onto_grid(mask, fine.geometry).array, fine.array)
+    shifted = Geometry((2, 2, 10), mask.geometry.affine + np.eye(4)[:, [0] * 4] * [0, 0, 0, 4.0])  # 2 voxels along x
+    assert np.array_equal(onto_grid(mask, shifted).array, bar((3, 0, 3)))
+    assert (onto_grid(mask, shifted, outside=7).array[:, :, 8:] == 7).all()

@@ -20,7 +20,16 @@ from medseg.interop.nnunet.archives import open_archive
 from medseg.interop.nnunet.export import export_model
 from medseg.interop.nnunet.models import load_model as load_nnunet
 from medseg.labels import LabelSet
-from medseg.model import MODEL_FILE, WEIGHTS_FILE, FoldFacts, Model, ModelDocument, fold_folder, save_tensors
+from medseg.model import (
+    MODEL_FILE,
+    PREVIOUS_FOLDER,
+    WEIGHTS_FILE,
+    FoldFacts,
+    Model,
+    ModelDocument,
+    fold_folder,
+    save_tensors,
+)
 from medseg.planning.plan import Plan
 from medseg.prediction import load_predictor
 from medseg.volume import Volume
@@ -219,6 +228,43 @@ def test_a_truncated_checkpoint_and_one_of_another_network_are_refused(exported,
     assert "\n" not in str(caught.value)
 
 
+def random_cascade(folder: Path) -> Path:
+    """Both stages with random weights; the second sees the first's mask as two more channels."""
+    coarse = replace(small_configuration((1.5, 1.5, 1.5)), name="3d_lowres")
+    fine = replace(small_configuration(), name="3d_cascade_fullres", previous_stage="3d_lowres")
+    plan = replace(small_plan(coarse), configurations=(coarse, fine))
+    for place, configuration, channels in ((folder, fine, 3), (folder / PREVIOUS_FOLDER, coarse, 1)):
+        generator = torch.Generator().manual_seed(channels)
+        network = networks.build(configuration.network, channels, LABELS.output_count, generator=generator)
+        documents.save(ModelDocument(1, plan, configuration.name), place / MODEL_FILE)
+        facts = FoldFacts((0, 1, 2), "fp32", 10, 1.0, 0)
+        save_tensors(place / "fold_0" / WEIGHTS_FILE, network.state_dict(), {"fold": documents.to_json(facts)})
+    return folder
+
+
+def test_both_stages_of_a_cascade_are_exported(tmp_path):
+    model = random_cascade(tmp_path / "model")
+    export_model(model, tmp_path / "nnunet")
+    names = [f"nnUNetTrainer__nnUNetPlans__{name}" for name in ("3d_cascade_fullres", "3d_lowres")]
+    assert sorted(path.name for path in (tmp_path / "nnunet").iterdir()) == names
+    loaded = load_nnunet(tmp_path / "nnunet" / names[0])
+    assert loaded.previous is not None
+    assert loaded.previous.configuration.name == "3d_lowres"
+    ours = load_predictor(model, device="cpu").predict(scan())
+    theirs = load_predictor(tmp_path / "nnunet" / names[0], device="cpu").predict(scan())
+    assert len(np.unique(ours.array)) > 1
+    np.testing.assert_array_equal(ours.array, theirs.array)
+
+
+def test_a_second_stage_alone_says_what_is_missing(tmp_path):
+    export_model(random_cascade(tmp_path / "model"), tmp_path / "nnunet")
+    second = shutil.copytree(
+        tmp_path / "nnunet/nnUNetTrainer__nnUNetPlans__3d_cascade_fullres", tmp_path / "nnUNetTrainer__x__y"
+    )
+    with pytest.raises(ModelError, match=r"the second stage of a cascade; expected the model of 3d_lowres beside it"):
+        load_nnunet(second)
+
+
 def _as_ours(model: Model, folder: Path, orientation: str) -> Path:
     weights = {fold: dict(tensors) for fold, tensors in model.weights.items()}
     return write_model(folder, replace(model.plan, orientation=orientation), weights, model.mirror_axes)
@@ -243,4 +289,26 @@ def test_nnunet_itself_predicts_the_same_with_an_exported_model(shared, tmp_path
     ours = load_predictor(model, device="cpu").predict(source)
     theirs.geometry.require_equal(ours.geometry, "nnU-Net's mask", "ours")
     assert (ours.array > 0).sum() > 1000
+    assert (theirs.array == ours.array).mean() >= 0.999
+
+
+def test_nnunet_itself_predicts_the_same_with_an_exported_cascade(tmp_path):
+    pytest.importorskip("nnunetv2")
+    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
+    model = random_cascade(tmp_path / "model")
+    export_model(model, tmp_path / "nnunet")
+    io.write(scan(), tmp_path / "case_0000.nii.gz")
+    for stage, before in (("3d_lowres", None), ("3d_cascade_fullres", str(tmp_path / "3d_lowres"))):
+        peer = nnUNetPredictor(device=torch.device("cpu"), perform_everything_on_device=False, allow_tqdm=False)
+        folder = tmp_path / f"nnunet/nnUNetTrainer__nnUNetPlans__{stage}"
+        peer.initialize_from_trained_model_folder(str(folder), use_folds=(0,))
+        (tmp_path / stage).mkdir()
+        targets = [str(tmp_path / stage / "case")]
+        peer.predict_from_files_sequential(
+            [[str(tmp_path / "case_0000.nii.gz")]], targets, folder_with_segs_from_prev_stage=before
+        )
+    theirs = io.read_labels(tmp_path / "3d_cascade_fullres/case.nii.gz")
+    ours = load_predictor(model, device="cpu").predict(tmp_path / "case_0000.nii.gz")
+    assert len(np.unique(ours.array)) > 1
     assert (theirs.array == ours.array).mean() >= 0.999

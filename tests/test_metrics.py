@@ -15,6 +15,10 @@ from medseg.metrics import COLUMNS, compare
 
 DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "metrics.md"
 SPACING = (3.0, 0.5, 2.0)
+ON_REQUEST = (
+    *("hausdorff99_mm", "surface_dice_2mm", "boundary_iou_2mm"),
+    *("cldice", "lesion_f1", "lesion_precision", "lesion_recall"),
+)
 
 
 def block(shape: tuple[int, ...], *corners: tuple[int, int]) -> np.ndarray:
@@ -135,7 +139,7 @@ def test_empty_masks_give_what_the_documentation_says() -> None:
     pairs = {"both": (empty, empty), "prediction": (empty, filled), "reference": (filled, empty)}
     found = {}
     for pair, masks in pairs.items():
-        found[pair] = compare(*masks, SPACING, labels=[1]).iloc[0].to_dict()
+        found[pair] = compare(*masks, SPACING, labels=[1], metrics=ON_REQUEST).iloc[0].to_dict()
         found[pair]["mean_iou"] = metrics.mean_iou(*masks, labels=[1])
         found[pair]["boundary_iou"] = metrics.boundary_iou(*masks, SPACING, width_mm=3)
         found[pair]["cldice"] = metrics.cldice(*masks)
@@ -168,6 +172,47 @@ def test_mean_iou_leaves_out_what_neither_has() -> None:
     reference, prediction = np.array([[1, 1, 2, 0]]), np.array([[1, 2, 2, 0]])
     assert metrics.mean_iou(prediction, reference, labels=[1, 2, 3]) == 0.5
     assert metrics.mean_iou(prediction, reference, labels=[0, 1]) == 0.75
+
+
+def test_columns_on_request_are_the_functions_of_their_names() -> None:
+    reference = block((8, 9, 10), (1, 6), (2, 7), (3, 9))
+    prediction = np.roll(reference, (1, -1, 1), (0, 1, 2))
+    prediction[7, 0, 0] = 1
+    asked = (*ON_REQUEST, "hausdorff50_mm", "surface_dice_0.25mm")
+    table = compare(prediction, reference, SPACING, metrics=asked)
+    assert tuple(table.columns) == (*COLUMNS, *asked)
+    row, distances = table.iloc[0], metrics.surface_distances(prediction, reference, SPACING)
+    assert row.hausdorff99_mm == metrics.hausdorff_mm(distances, 99)
+    assert row.hausdorff50_mm == metrics.hausdorff_mm(distances, 50) < row.hausdorff95_mm
+    assert row.surface_dice_2mm == metrics.surface_dice(distances, 2)
+    assert row["surface_dice_0.25mm"] == metrics.surface_dice(distances, 0.25) < row.surface_dice_2mm
+    assert row.boundary_iou_2mm == metrics.boundary_iou(prediction, reference, SPACING, 2)
+    assert row.cldice == metrics.cldice(prediction, reference)
+    lesions = metrics.lesion_detection(prediction, reference, 0.5)
+    assert (lesions.tp + lesions.fn, lesions.fp + lesions.tp) == (1, 2)
+    assert np.array_equal(
+        row[["lesion_f1", "lesion_precision", "lesion_recall"]].to_numpy(float),
+        [lesions.f1, lesions.precision, lesions.recall],
+    )
+    named = [name for cells in documented("Columns on request") for name in re.findall(r"`(\w+)`", cells[0])]
+    assert tuple(named) == ON_REQUEST
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("dize", "not known"),
+        ("hausdorff0_mm", "out of range"),
+        ("hausdorff101_mm", "out of range"),
+        ("surface_dice_0mm", "out of range"),
+        ("surface_dice_-1mm", "not known"),
+        ("boundary_iou_0.4mm", "thinner than a voxel"),
+        ("", "not known"),
+    ],
+)
+def test_columns_that_cannot_be_had(name: str, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        compare(ONES, ONES, SPACING, metrics=[name])
 
 
 ONES = np.ones((2, 3, 4), np.uint8)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import csv
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
 import torch
 from examples import LABELS, small_plan
 
+from medseg.atomic import PARTIAL_PREFIX
 from medseg.augmentation import AugmentationPolicy
-from medseg.errors import ModelError
+from medseg.errors import ModelError, StorageError
 from medseg.labels import LabelSet
 from medseg.model import load_tensors, load_weights
 from medseg.preprocessing import locate_foreground
@@ -180,3 +183,30 @@ def test_the_log_says_how_fast_it_is_and_what_data_cost(tmp_path, caplog):
     lines = [record.getMessage() for record in caplog.records if "an iteration" in record.getMessage()]
     assert len(lines) == 4
     assert all("samples a second" in line and "% of the time for data" in line for line in lines)
+
+
+@contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """Files of this process cannot grow beyond so many bytes, as where a disk is full."""
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path, monkeypatch):
+    loop.train_network(make_trainer(), tmp_path / "whole")
+    folder = tmp_path / "full"
+    asked = iter(range(1, 100))
+    assert not loop.train_network(make_trainer(), folder, should_stop=lambda: next(asked) >= 5)
+    before = (folder / loop.CHECKPOINT_FILE).read_bytes()
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
+    with largest_file(len(before) // 2), pytest.raises(StorageError, match=loop.CHECKPOINT_FILE):
+        loop.train_network(make_trainer(), folder)
+    assert (folder / loop.CHECKPOINT_FILE).read_bytes() == before
+    assert not list(folder.glob(f"{PARTIAL_PREFIX}*"))
+    assert loop.train_network(make_trainer(), folder)
+    assert_same_bits(final_weights(tmp_path / "whole"), final_weights(folder))

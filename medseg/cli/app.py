@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from medseg.cli.commands import evaluating, exporting, machine, planning, predicting, prompting, training
+from medseg.cli.commands import choosing, evaluating, exporting, machine, planning, predicting, prompting, training
 
 app = typer.Typer(
     name="medseg",
@@ -30,6 +30,8 @@ for verb in (
     predicting.predict,
     prompting.prompt,
     evaluating.evaluate,
+    evaluating.compare,
+    choosing.best,
     exporting.export,
     machine.demo,
     machine.doctor,

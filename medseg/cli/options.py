@@ -21,4 +21,6 @@ DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cu
 PrecisionOption = Annotated[str, typer.Option("--precision", help="auto, fp32, bf16 or fp16.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]
 RootOption = Annotated[Path | None, typer.Option("--root", help="Where the files of a manifest lie, if not beside it.")]
+LabelsOption = Annotated[Path | None, typer.Option("--labels", help="dataset.json that names the labels.")]
+ToleranceOption = Annotated[float, typer.Option("--tolerance", help="Of the surface Dice, in mm.")]
 DEFAULT_WORKSPACE = Path("medseg-workspace")

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from medseg.comparing import Comparison
 
 _SHOWN = {
     "dice": "Dice",
@@ -40,3 +43,23 @@ def summary_text(evaluation: Any) -> str:
     lines = ["  ".join([" " * width, *(f"{title:>12}" for title in _SHOWN.values())])]
     lines += ["  ".join([f"{name:<{width}}", *(f"{value:>12.4f}" for value in values)]) for name, values in rows]
     return "\n".join(lines)
+
+
+def comparison_text(comparison: Comparison) -> str:
+    """Every pair, label and metric in a line for the terminal, then a sentence a pair and what to know."""
+    from medseg.report.comparison_page import sentences
+
+    lines = []
+    rows = comparison.table.to_dict("records")
+    heads = [f"{row['system']} - {row['against']}" for row in rows]
+    widths = [
+        max((len(str(text)) for text in texts), default=0)
+        for texts in (heads, [row["label"] for row in rows], [row["metric"] for row in rows])
+    ]
+    for head, row in zip(heads, rows, strict=True):
+        lines.append(
+            f"{head:<{widths[0]}}  {row['label']:<{widths[1]}}  {row['metric']:<{widths[2]}}"
+            f"  {row['difference']:>+9.4f}  [{row['low']:+.4f}, {row['high']:+.4f}]  n {row['cases']}"
+            f"  p {row['p_holm']:.3f}  {row['verdict']}"
+        )
+    return "\n".join([*lines, *(f"note: {note}" for note in comparison.notes), *sentences(comparison)])

@@ -1,8 +1,9 @@
-"""What is written after an option: folds, times, sizes and workers."""
+"""What is written after an option: folds, times, sizes, names and workers."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Literal
 
 from medseg.errors import UsageError
@@ -75,6 +76,26 @@ def size_bytes(text: str, option: str) -> int:
     if value <= 0:
         raise UsageError(f"{option} {text}: expected a size such as 8GB or 500MB")
     return value
+
+
+def names(given: Sequence[str] | None) -> tuple[str, ...]:
+    """Names from an option that may be repeated, each with several names between commas."""
+    return tuple(name.strip() for text in given or () for name in text.split(",") if name.strip())
+
+
+def systems(given: Sequence[str]) -> list[dict[str, list[str]]] | list[list[str]]:
+    """Systems to compare, each written ``PATH``, ``PATH,PATH`` (seeds) or ``NAME=PATH,PATH``.
+
+    Raises:
+        UsageError: some have a name and others have none, or two have the same.
+    """
+    named = [text.partition("=") for text in given]
+    with_name = [name for name, equals, _ in named if equals]
+    if not with_name:
+        return [text.split(",") for text in given]
+    if len(with_name) < len(given) or len(set(with_name)) < len(given):
+        raise UsageError(f"compare {' '.join(given)}: give every system a name of its own (NAME=PATH), or none")
+    return [{name: paths.split(",") for name, _, paths in named}]
 
 
 def workers(text: str) -> int | str:

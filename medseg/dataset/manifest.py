@@ -21,6 +21,7 @@ from medseg.dataset.findings import Finding
 from medseg.dataset.survey import Survey, listing
 from medseg.errors import DataError, DocumentError
 from medseg.labels import LabelSet
+from medseg.terms import Meaning
 
 _CASE = "{case}"
 
@@ -43,6 +44,7 @@ class Manifest:
     Attributes:
         channels: names in order.
         labels: name to value, or values of a region; background is 0 unless named.
+        codes: label to its coded terms, side and colour.
         images: template of one file with all channels, or channel name to template.
         label: template of the mask.
         test_images: like ``images``, for cases that are set apart.
@@ -68,6 +70,7 @@ class Manifest:
     groups: str | dict[str, str] | None = None
     annotated: dict[str, tuple[str, ...]] = field(default_factory=dict)
     description: str = ""
+    codes: dict[str, Meaning] = field(default_factory=dict)
     licence: str = ""
     source: str = ""
     reference: str = ""
@@ -115,7 +118,7 @@ class Manifest:
     def label_set(self, where: str) -> LabelSet:
         """The labels as the rest of the program knows them."""
         try:
-            return LabelSet.parse(self.labels, self.regions_class_order, self.mirror_pairs)
+            return LabelSet.parse(self.labels, self.regions_class_order, self.mirror_pairs, self.codes)
         except DocumentError as error:
             raise DocumentError(f"{where}: {error}") from error
 

@@ -5,18 +5,39 @@ The only room where pydicom and LPS coordinates appear; everything handed out is
 
 from __future__ import annotations
 
-from medseg.dicom.discovery import FolderContent, Series, choose, find_series, survey_folder
+from medseg.dicom.annotations import find_masks, holds_masks, read_masks
+from medseg.dicom.discovery import FolderContent, Series, choose, files_below, find_series, survey_files, survey_folder
 from medseg.dicom.headers import looks_like_dicom
+from medseg.dicom.masks import Code, MaskSet, Segment
+from medseg.dicom.segmentation_reading import read_segmentation
+from medseg.dicom.selection import ANY, Choice, Request, Selection, require_one_place, scans_in
+from medseg.dicom.structures_reading import read_structures
 from medseg.dicom.volumes import find_volume, probe_series, read_series
 
 __all__ = [
+    "ANY",
+    "Choice",
+    "Code",
     "FolderContent",
+    "MaskSet",
+    "Request",
+    "Segment",
+    "Selection",
     "Series",
     "choose",
+    "files_below",
+    "find_masks",
     "find_series",
     "find_volume",
+    "holds_masks",
     "looks_like_dicom",
     "probe_series",
+    "read_masks",
+    "read_segmentation",
     "read_series",
+    "read_structures",
+    "require_one_place",
+    "scans_in",
+    "survey_files",
     "survey_folder",
 ]

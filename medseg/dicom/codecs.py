@@ -1,7 +1,7 @@
 """JPEG of 12 and 16 bits, lossy and lossless, which pydicom's own plug-ins do not decode under a permissive licence.
 
-Registers imagecodecs (libjpeg-turbo) with pydicom, by the interface that pydicom documents for decoder plug-ins. JPEG-LS
-comes through pyjpegls, JPEG 2000 through pylibjpeg-openjpeg, RLE and the plain syntaxes are pydicom's own.
+Registers imagecodecs (libjpeg-turbo) with pydicom, by the interface that pydicom documents for plug-ins. JPEG-LS comes
+through pyjpegls, JPEG 2000 through pylibjpeg-openjpeg, RLE and the plain syntaxes are pydicom's own.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 from pydicom import uid
-from pydicom.pixels import decoders
+from pydicom.pixels.decoders import base as decoders
 
 _SYNTAXES = {
     uid.JPEGExtended12Bit: decoders.JPEGExtended12BitDecoder,
     uid.JPEGLossless: decoders.JPEGLosslessDecoder,
     uid.JPEGLosslessSV1: decoders.JPEGLosslessSV1Decoder,
 }
-DECODER_DEPENDENCIES = {syntax: ("imagecodecs",) for syntax in _SYNTAXES}
+DECODER_DEPENDENCIES = dict.fromkeys(_SYNTAXES, ("imagecodecs",))
 
 
 def is_available(syntax: str) -> bool:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import colorsys
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 
@@ -17,53 +16,20 @@ from pydicom.sr.codedict import codes
 
 from medseg.errors import DocumentError
 from medseg.labels import LabelSet
+from medseg.terms import Code, Meaning
 
 _LONGEST_NAME = 64  # characters of DICOM's LO
 _GOLDEN_ANGLE = 0.381966  # of a turn of hue: neighbours differ however many there are
 
 
-@dataclass(frozen=True)
-class Code:
-    """A coded term: ``value`` in ``scheme`` (SCT for SNOMED CT), and what it means in words."""
-
-    value: str
-    meaning: str
-    scheme: str = "SCT"
-
-    def __post_init__(self) -> None:
-        for name, text, longest in (("value", self.value, 16), ("scheme", self.scheme, 16), ("meaning", self.meaning, 64)):
-            if not 0 < len(text) <= longest or "\\" in text:
-                raise DocumentError(
-                    f"code {self.value!r} ({self.meaning}): expected a {name} of 1 to {longest} characters, found {text!r}"
-                )
-
-
-TISSUE = Code("85756007", "Tissue")
-ANATOMICAL_STRUCTURE = Code("123037004", "Anatomical Structure")
-LEFT = Code("7771000", "Left")
-RIGHT = Code("24028007", "Right")
-
-
-@dataclass(frozen=True)
-class Meaning:
-    """What a dataset says about one of its labels; what is left out gets the default described above.
-
-    Attributes:
-        type: the code of the structure.
-        category: the code of its category (DICOM CID 7150), such as ``ANATOMICAL_STRUCTURE``.
-        side: ``LEFT`` or ``RIGHT``, if it has one.
-        colour: red, green, blue from 0 to 255.
-    """
-
-    type: Code | None = None
-    category: Code | None = None
-    side: Code | None = None
-    colour: tuple[int, int, int] | None = None
+TISSUE = Code("85756007", "SCT", "Tissue")
+ANATOMICAL_STRUCTURE = Code("123037004", "SCT", "Anatomical Structure")
+_SIDES = {"left": Code("7771000", "SCT", "Left"), "right": Code("24028007", "SCT", "Right")}
 
 
 @dataclass(frozen=True)
 class Segment:
-    """A segment to write: its ``number`` from 1, ``name``, the file ``values`` of the mask it covers, and its meaning."""
+    """A segment to write: its ``number`` from 1, ``name``, the file ``values`` that it covers, and what they mean."""
 
     number: int
     name: str
@@ -82,24 +48,20 @@ class Algorithm:
     version: str
 
 
-def describe(labels: LabelSet, meanings: Mapping[str, Meaning] | None = None) -> tuple[Segment, ...]:
+def describe(labels: LabelSet) -> tuple[Segment, ...]:
     """The segments of a mask with these labels, numbered in ascending order of values (regions: in declared order).
 
     Every declared label is there, whether a mask holds it or not: absent is not the same as never looked for.
 
     Raises:
-        DocumentError: a meaning for a name that is no label, or two names that DICOM's 64 characters cannot tell apart.
+        DocumentError: two names that DICOM's 64 characters cannot tell apart.
     """
-    meanings = meanings or {}
-    strange = sorted(set(meanings) - set(labels.classes))
-    if strange:
-        raise DocumentError(f"codes are given for {strange}, which are no labels; labels are {list(labels.classes)}")
     classes = list(labels.classes.items())
     if not labels.has_regions:
         classes.sort(key=lambda entry: entry[1])
     segments = []
     for number, (name, values) in enumerate(classes, start=1):
-        given = meanings.get(name, Meaning())
+        given = labels.meanings.get(name, Meaning())
         found, side = (None, None) if given.type else _standard_term(name)
         segments.append(
             Segment(
@@ -108,7 +70,7 @@ def describe(labels: LabelSet, meanings: Mapping[str, Meaning] | None = None) ->
                 values=values,
                 type=given.type or found or TISSUE,
                 category=given.category or (ANATOMICAL_STRUCTURE if found else TISSUE),
-                side=given.side or side,
+                side=_SIDES[given.side] if given.side else side,
                 colour=given.colour or _colour(number),
             )
         )
@@ -134,14 +96,14 @@ def _standard_term(name: str) -> tuple[Code | None, Code | None]:
     code = _anatomical_terms().get(rest)
     if code is None or len(sides) > 1:
         return None, None
-    return code, {"left": LEFT, "right": RIGHT}[sides[0]] if sides else None
+    return code, _SIDES[sides[0]] if sides else None
 
 
 @cache
 def _anatomical_terms() -> dict[str, Code]:
     table = codes.cid7192.concepts
     return {
-        keyword.lower(): Code(term.value, term.meaning[:64])
+        keyword.lower(): Code(term.value, term.scheme_designator, term.meaning[:64])
         for keyword, term in table.items()
         if term.scheme_designator == "SCT"
     }

@@ -88,6 +88,19 @@ class Series:
         return self.kind == "volume"
 
     @property
+    def channels(self) -> int:
+        """Channels that it is read as: three of a colour image, else one."""
+        layout = self.headers[0].pixels
+        return 3 if layout is not None and (layout.samples == 3 or layout.photometric == "PALETTE COLOR") else 1
+
+    @property
+    def described(self) -> str:
+        """What it is, in words that let a person choose among several."""
+        named = f" {self.description!r}" if self.description else ""
+        part = f" ({self.name})" if self.name else ""
+        return f"{self.modality or 'image'}{named}{part} of {self.size} slices, UID {self.uid or 'unknown'}"
+
+    @property
     def plane_shape(self) -> tuple[int, int]:
         """Rows and columns of a slice; (0, 0) without pixels."""
         return tile_size(self.headers[0])
@@ -137,11 +150,19 @@ def survey_folder(path: str | os.PathLike[str], *, progress: Progress = silent) 
     Raises:
         FileUnreadableError: there is no such file or folder.
     """
-    files = _files_below(Path(path))
+    return survey_files(files_below(Path(path)), progress=progress)
+
+
+def survey_files(files: Sequence[Path], *, progress: Progress = silent) -> FolderContent:
+    """Like :func:`survey_folder`, of files that are listed.
+
+    Raises:
+        FileUnreadableError: the only one is a DICOMDIR.
+    """
     headers, unreadable = read_headers(files, progress)
     groups: dict[tuple[str, ...], list[InstanceHeader]] = defaultdict(list)
-    if Path(path).is_file() and headers and headers[0].sop_class_uid == _DICOMDIR:
-        raise FileUnreadableError(f"{path}: is a DICOMDIR, an index without pixels; give the folder it lies in")
+    if len(files) == 1 and headers and headers[0].sop_class_uid == _DICOMDIR:
+        raise FileUnreadableError(f"{files[0]}: is a DICOMDIR, an index without pixels; give the folder it lies in")
     for header in headers:
         if header.sop_class_uid == _DICOMDIR:
             continue
@@ -178,7 +199,12 @@ def choose(
     return found
 
 
-def _files_below(path: Path) -> list[Path]:
+def files_below(path: Path) -> list[Path]:
+    """The files of a folder tree that may be DICOM; of a file, that one.
+
+    Raises:
+        FileUnreadableError: there is no such file or folder.
+    """
     if path.is_file():
         return [path]
     if not path.is_dir():

@@ -74,7 +74,10 @@ def directions(orientation: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
     """
     along_row, along_column = np.array(orientation[:3]), np.array(orientation[3:])
     lengths = np.linalg.norm(along_row), np.linalg.norm(along_column)
-    if max(abs(length - 1) for length in lengths) > DIRECTION_WITHIN or abs(along_row @ along_column) > DIRECTION_WITHIN:
+    if (
+        max(abs(length - 1) for length in lengths) > DIRECTION_WITHIN
+        or abs(along_row @ along_column) > DIRECTION_WITHIN
+    ):
         raise GeometryError(
             "the image orientation is no pair of directions at a right angle:"
             f" {', '.join(f'{value:g}' for value in orientation)}"
@@ -216,7 +219,9 @@ def _pixels_apart(
     spacing_mm: tuple[float, float],
 ) -> float:
     apart = points - expected
-    return float(max(np.abs(apart @ along_column).max() / spacing_mm[0], np.abs(apart @ along_row).max() / spacing_mm[1]))
+    return float(
+        max(np.abs(apart @ along_column).max() / spacing_mm[0], np.abs(apart @ along_row).max() / spacing_mm[1])
+    )
 
 
 def _duplicates(offsets: np.ndarray, gaps: np.ndarray) -> str:

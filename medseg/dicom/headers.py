@@ -9,17 +9,19 @@ import io
 import logging
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Any, BinaryIO
 
 import pydicom
 from pydicom import config
-from pydicom.dataset import Dataset
-from pydicom.tag import Tag
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.tag import BaseTag, Tag
+from pydicom.uid import UID
 
 from medseg.dicom.frames import Plane, frames_of, number, numbers, text
 from medseg.errors import FileUnreadableError
@@ -108,19 +110,38 @@ class InstanceHeader:
     per_frame: bool  # whether frames say each where they lie (enhanced multi-frame)
 
 
-@contextmanager
-def quiet_pydicom() -> Iterator[None]:
+class _Quiet:
+    """pydicom made silent while anybody, in any thread, needs it so."""
+
+    def __init__(self) -> None:
+        self._lock, self._users, self._undo = Lock(), 0, ExitStack()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._users += 1
+            if self._users == 1:
+                self._undo.callback(
+                    setattr, config.settings, "reading_validation_mode", config.settings.reading_validation_mode
+                )
+                self._undo.callback(_pydicom_log.setLevel, _pydicom_log.level)
+                self._undo.enter_context(warnings.catch_warnings())
+                warnings.simplefilter("ignore")
+                config.settings.reading_validation_mode = config.IGNORE
+                _pydicom_log.setLevel(logging.CRITICAL)
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._users -= 1
+            if not self._users:
+                self._undo.close()
+
+
+_quiet = _Quiet()
+
+
+def quiet_pydicom() -> AbstractContextManager[None]:
     """Values that break the standard pass without a warning, which would quote them (and with them, a patient)."""
-    before, level = config.settings.reading_validation_mode, _pydicom_log.level
-    config.settings.reading_validation_mode = config.IGNORE
-    _pydicom_log.setLevel(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        config.settings.reading_validation_mode = before
-        _pydicom_log.setLevel(level)
+    return _quiet
 
 
 def looks_like_dicom(path: Path) -> bool:
@@ -234,11 +255,11 @@ def _damaged(error: Exception) -> str:
 def _require_syntax(dataset: Dataset) -> None:
     """Files without a transfer syntax are in the one that pydicom found by looking."""
     if not getattr(dataset, "file_meta", None):
-        dataset.file_meta = pydicom.dataset.FileMetaDataset()
+        dataset.file_meta = FileMetaDataset()
     if "TransferSyntaxUID" not in dataset.file_meta:
         implicit, little = dataset.original_encoding
         syntax = "1.2.840.10008.1.2" if implicit else "1.2.840.10008.1.2.1" if little else "1.2.840.10008.1.2.2"
-        dataset.file_meta.TransferSyntaxUID = pydicom.uid.UID(syntax)
+        dataset.file_meta.TransferSyntaxUID = UID(syntax)
 
 
 def _read(path: Path, file: BinaryIO) -> tuple[InstanceHeader, int]:
@@ -250,7 +271,9 @@ def _read(path: Path, file: BinaryIO) -> tuple[InstanceHeader, int]:
     following = _tag(file.read(4), syntax != "1.2.840.10008.1.2.2")
     if syntax == "1.2.840.10008.1.2.1.99":  # deflated: offsets in the file mean nothing
         offset, following = 0, _PIXEL_DATA[2]
-    pixels = _layout(dataset, syntax, offset, following) if following in _PIXEL_DATA else None
+    pixels = None
+    if following is not None and following in _PIXEL_DATA:
+        pixels = _layout(dataset, syntax, offset, following)
     mosaic = _mosaic(dataset)
     planes, per_frame = frames_of(dataset, path, 1 if pixels is None else pixels.frames)
     header = InstanceHeader(
@@ -274,14 +297,14 @@ def _read(path: Path, file: BinaryIO) -> tuple[InstanceHeader, int]:
     return header, end
 
 
-def _tag(four: bytes, little: bool) -> int | None:
+def _tag(four: bytes, little: bool) -> BaseTag | None:
     order = "little" if little else "big"
     if len(four) < 4:
         return None
     return Tag(int.from_bytes(four[:2], order), int.from_bytes(four[2:], order))  # type: ignore[arg-type]
 
 
-def _layout(dataset: Dataset, syntax: str, offset: int, tag: int) -> PixelLayout | None:
+def _layout(dataset: Dataset, syntax: str, offset: int, tag: BaseTag) -> PixelLayout | None:
     rows, columns = _whole(dataset, "Rows"), _whole(dataset, "Columns")
     frames = 1
     if text(dataset, "NumberOfFrames"):

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+import re
 from pathlib import Path
 from typing import Literal
 
 from medseg import atomic
-from medseg.dicom.description import Algorithm, Meaning, describe
+from medseg.dicom.description import Algorithm, describe
+from medseg.dicom.discovery import Series
+from medseg.dicom.headers import quiet_pydicom
 from medseg.dicom.placement import place
 from medseg.dicom.segmentation_writing import write_segmentation
 from medseg.dicom.selfcheck import check_segmentation, check_structures
-from medseg.dicom.sources import SourceSeries, read_sources
+from medseg.dicom.sources import read_sources
 from medseg.dicom.structures_writing import write_structures
-from medseg.errors import LabelError
+from medseg.errors import LabelError, SelfCheckError
 from medseg.labels import LabelSet, value_counts
 from medseg.volume import LabelVolume
 
@@ -25,14 +27,13 @@ _KINDS = {"seg": (write_segmentation, check_segmentation), "rtstruct": (write_st
 def write_masks(
     mask: LabelVolume,
     labels: LabelSet,
-    files: Sequence[str | os.PathLike[str]],
+    series: Series,
     path: str | os.PathLike[str],
     *,
     format: MaskFormat,
     algorithm: Algorithm,
-    meanings: Mapping[str, Meaning] | None = None,
-) -> Path:
-    """Write a mask as SEG or RTSTRUCT in the study of its series, and return where.
+) -> None:
+    """Write a mask as SEG or RTSTRUCT in the study of its series.
 
     The file is read back by independent arithmetic before it appears; see :mod:`medseg.dicom.selfcheck`.
 
@@ -40,10 +41,8 @@ def write_masks(
         mask: file values on any grid; on the series' own grid (axes exchanged or reversed as they may be) frames refer
             to images pixel by pixel, on another a SEG keeps the mask's grid and an RTSTRUCT is refused.
         labels: what the values mean; regions become overlapping segments. Voxels to be ignored are not written.
-        files: the images of the series the mask belongs to, in any order.
-        path: a file that ends in ``.dcm``, or a folder: then ``STUDY_UID/SERIES_UID.seg.dcm`` below it.
+        series: the scan that the mask belongs to.
         algorithm: name and version of the model.
-        meanings: code, side and colour of labels, by name; defaults in :mod:`medseg.dicom.description`.
 
     Raises:
         LabelError: the mask holds a value that is no label.
@@ -51,26 +50,33 @@ def write_masks(
         SelfCheckError: the file read back wrong; nothing was released.
         StorageError: the folder cannot be written, or no space is left.
     """
-    series = read_sources(files)
     known = {labels.background, labels.ignore, *labels.values}
     strange = [value for value in value_counts(mask.array) if value not in known]
     if strange:
         raise LabelError(
-            f"series {series.first.SeriesInstanceUID}: the mask holds values that no label has: {strange[:5]}; declared"
-            f" are {sorted(labels.values)}"
+            f"{series}: the mask holds values that no label has: {strange[:5]}; declared are {sorted(labels.values)}"
         )
-    segments = describe(labels, meanings)
+    segments = describe(labels)
     write, check = _KINDS[format]
-    target = Path(path)
-    if target.suffix != ".dcm":
-        target = target / output_name(series, format)
-    placement = place(mask, series)
-    with atomic.replacing_file(target) as temporary:
-        write(placement, series, segments, algorithm, temporary)
-        check(temporary, mask, segments, files)
-    return target
+    with quiet_pydicom():
+        sources = read_sources(series)
+        placement = place(mask, sources)
+        with atomic.replacing_file(path) as temporary:
+            write(placement, sources, segments, algorithm, temporary)
+            try:
+                check(temporary, mask, segments, series.files)
+            except (AttributeError, LookupError, TypeError, ValueError) as error:  # its words may quote a patient
+                raise SelfCheckError(
+                    f"{series}: the {format.upper()} cannot be read back ({type(error).__name__}) and was not released;"
+                    " write NIfTI and report this"
+                ) from error
 
 
-def output_name(series: SourceSeries, format: MaskFormat) -> Path:
-    """Where a series' mask goes below an output folder: names are identifiers that tell nothing of the patient."""
-    return Path(str(series.first.StudyInstanceUID)) / f"{series.first.SeriesInstanceUID}.{format}.dcm"
+def output_name(series: Series, format: MaskFormat) -> Path:
+    """Where a series' mask goes below an output folder: identifiers, which tell nothing of the patient."""
+    name = series.uid if not series.name else f"{series.uid}_{_plain(series.name)}"
+    return Path(_plain(series.study_uid)) / f"{_plain(name)}.{format}.dcm"
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip(".-") or "unknown"

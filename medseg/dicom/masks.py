@@ -10,18 +10,10 @@ from pydicom.dataset import Dataset
 
 from medseg.dicom.frames import text
 from medseg.errors import LabelError
+from medseg.terms import Code
 from medseg.volume import Geometry, LabelVolume
 
 _LISTED = 8
-
-
-@dataclass(frozen=True)
-class Code:
-    """A coded concept, such as ("10200004", "SCT", "Liver")."""
-
-    value: str
-    scheme: str
-    meaning: str
 
 
 @dataclass(frozen=True)
@@ -127,11 +119,10 @@ class Layers:
 
     def add(self, segment: Segment, mask: np.ndarray) -> None:
         """Put a (Z, Y, X) bool mask into the first volume with room for it."""
-        for array, names in zip(self.arrays, self.names, strict=True):
-            if not array[mask].any():
-                break
-        else:
-            array, names = np.zeros(self.geometry.shape, self.dtype), {}
+        free = (layer for layer in zip(self.arrays, self.names, strict=True) if not layer[0][mask].any())
+        array, names = next(free, (None, {}))
+        if array is None:
+            array = np.zeros(self.geometry.shape, self.dtype)
             self.arrays.append(array)
             self.names.append(names)
         array[mask] = segment.number

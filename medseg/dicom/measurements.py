@@ -8,18 +8,22 @@ from pathlib import Path
 
 import highdicom as hd
 import pandas as pd
-import pydicom
+from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
+from pydicom.sr.coding import Code as StandardCode
 from pydicom.uid import generate_uid
 
 from medseg import atomic
-from medseg.dicom.description import Algorithm, Segment
+from medseg.dicom.description import TISSUE, Algorithm, Segment
+from medseg.dicom.discovery import Series
+from medseg.dicom.headers import quiet_pydicom, read_dataset
 from medseg.dicom.segmentation_writing import MANUFACTURER, series_number, standard_code
-from medseg.dicom.sources import read_sources
+from medseg.dicom.sources import SourceSeries, read_sources
+from medseg.errors import DataError
 from medseg.labels import value_counts
 from medseg.volume import LabelVolume
 
-_MILLILITRE = pydicom.sr.coding.Code("ml", "UCUM", "milliliter")
+_MILLILITRE = StandardCode("ml", "UCUM", "milliliter")
 
 
 def measure(mask: LabelVolume, segments: Sequence[Segment]) -> pd.DataFrame:
@@ -41,21 +45,16 @@ def measure(mask: LabelVolume, segments: Sequence[Segment]) -> pd.DataFrame:
     )
 
 
-def write_table(table: pd.DataFrame, path: str | os.PathLike[str]) -> None:
-    """Write measurements as CSV, whole or not at all.
-
-    Raises:
-        StorageError: the folder cannot be written, or no space is left.
-    """
-    with atomic.replacing_file(path) as temporary:
-        table.to_csv(temporary, index=False, float_format="%.6g")
+def has_codes(segments: Sequence[Segment]) -> bool:
+    """Whether any of the segments says in a code what it is."""
+    return any(segment.type != TISSUE for segment in segments)
 
 
 def write_report(
     mask: LabelVolume,
     segments: Sequence[Segment],
     segmentation: str | os.PathLike[str],
-    files: Sequence[str | os.PathLike[str]],
+    series: Series,
     path: str | os.PathLike[str],
     *,
     algorithm: Algorithm,
@@ -64,41 +63,38 @@ def write_report(
 
     Args:
         segmentation: the SEG file of this mask.
-        files: the series the mask belongs to.
+        series: the scan that the mask belongs to.
 
     Raises:
         DataError: the series cannot be referred to.
         StorageError: the folder cannot be written, or no space is left.
     """
-    series = read_sources(files)
-    seg = pydicom.dcmread(segmentation, stop_before_pixels=True)
-    table = measure(mask, segments)
-    tracking = {int(item.SegmentNumber): item for item in seg.SegmentSequence}
-    groups = [
-        hd.sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
-            tracking_identifier=hd.sr.TrackingIdentifier(
-                uid=tracking[segment.number].TrackingUID, identifier=segment.name
-            ),
-            referenced_segment=hd.sr.ReferencedSegment(
-                sop_class_uid=seg.SOPClassUID,
-                sop_instance_uid=seg.SOPInstanceUID,
-                segment_number=segment.number,
-                source_series=hd.sr.SourceSeriesForSegmentation(series.first.SeriesInstanceUID),
-            ),
-            finding_type=_finding(segment),
-            algorithm_id=hd.sr.AlgorithmIdentification(name=algorithm.name[:64], version=algorithm.version[:64]),
-            measurements=[hd.sr.Measurement(name=codes.SCT.Volume, value=float(volume), unit=_MILLILITRE)],
-        )
-        for segment, volume in zip(segments, table["volume_ml"], strict=True)
-    ]
+    with quiet_pydicom():
+        sources = read_sources(series)
+        seg = read_dataset(Path(segmentation), pixels=False)
+        try:
+            report = _report(measure(mask, segments), segments, seg, sources, algorithm)
+        except (AttributeError, TypeError, ValueError) as error:  # its words may quote a value, and so a patient
+            raise DataError(f"{series}: its headers hold values that no report can repeat; write NIfTI") from error
+        with atomic.replacing_file(path) as temporary:
+            report.save_as(temporary, enforce_file_format=True)
+
+
+def _report(
+    table: pd.DataFrame, segments: Sequence[Segment], seg: Dataset, sources: SourceSeries, algorithm: Algorithm
+) -> hd.sr.Comprehensive3DSR:
     observer = hd.sr.ObserverContext(
         observer_type=codes.DCM.Device,
         observer_identifying_attributes=hd.sr.DeviceObserverIdentifyingAttributes(
             uid=generate_uid(prefix=None), manufacturer_name=MANUFACTURER, model_name=algorithm.name[:64]
         ),
     )
-    report = hd.sr.Comprehensive3DSR(
-        evidence=[seg, *series.datasets],
+    groups = [
+        _group(segment, float(volume), seg, sources, algorithm)
+        for segment, volume in zip(segments, table["volume_ml"], strict=True)
+    ]
+    return hd.sr.Comprehensive3DSR(
+        evidence=[seg, *sources.datasets],
         content=hd.sr.MeasurementReport(
             observation_context=hd.sr.ObservationContext(observer_device_context=observer),
             procedure_reported=codes.SCT.ImagingProcedure,
@@ -106,21 +102,31 @@ def write_report(
             title=codes.DCM.ImagingMeasurementReport,
         ),
         series_instance_uid=generate_uid(prefix=None),
-        series_number=series_number(series, 3),
+        series_number=series_number(sources, 3),
         sop_instance_uid=generate_uid(prefix=None),
         instance_number=1,
         manufacturer=MANUFACTURER,
         series_description=f"Volumes by {algorithm.name}"[:64],
         is_complete=True,
     )
-    with atomic.replacing_file(path) as temporary:
-        report.save_as(temporary, enforce_file_format=True)
 
 
-def _finding(segment: Segment) -> hd.sr.CodedConcept:
-    concept = hd.sr.CodedConcept.from_code(standard_code(segment.type))
-    if segment.side is not None:
-        return hd.sr.CodedConcept(
-            segment.type.value, segment.type.scheme, f"{segment.side.meaning} {segment.type.meaning}"[:64]
-        )
-    return concept
+def _group(
+    segment: Segment, volume_ml: float, seg: Dataset, sources: SourceSeries, algorithm: Algorithm
+) -> hd.sr.VolumetricROIMeasurementsAndQualitativeEvaluations:
+    item = next(item for item in seg.SegmentSequence if int(item.SegmentNumber) == segment.number)
+    kind = standard_code(segment.type)
+    side = None if segment.side is None else standard_code(segment.side)
+    return hd.sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
+        tracking_identifier=hd.sr.TrackingIdentifier(uid=item.TrackingUID, identifier=segment.name),
+        referenced_segment=hd.sr.ReferencedSegment(
+            sop_class_uid=seg.SOPClassUID,
+            sop_instance_uid=seg.SOPInstanceUID,
+            segment_number=segment.number,
+            source_series=hd.sr.SourceSeriesForSegmentation(sources.first.SeriesInstanceUID),
+        ),
+        finding_type=kind,
+        finding_sites=None if side is None else [hd.sr.FindingSite(anatomic_location=kind, laterality=side)],
+        algorithm_id=hd.sr.AlgorithmIdentification(name=algorithm.name[:64], version=algorithm.version[:64]),
+        measurements=[hd.sr.Measurement(name=codes.SCT.Volume, value=volume_ml, unit=_MILLILITRE)],
+    )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from pydicom.pixels import pixel_array
 from pydicom.pixels.processing import apply_color_lut, apply_modality_lut
+from pydicom.pixels.utils import pixel_array
 
 from medseg.dicom import codecs
 from medseg.dicom.headers import InstanceHeader, PixelLayout, read_dataset
@@ -27,8 +27,7 @@ def read_frames(header: InstanceHeader) -> np.ndarray:
     layout = header.pixels
     if layout is None:
         raise FileUnreadableError("holds no pixels")
-    frames = _plain(header, layout) if is_plain(layout) else _decoded(header, layout)
-    return frames
+    return _plain(header, layout) if is_plain(layout) else _decoded(header, layout)
 
 
 def is_plain(layout: PixelLayout) -> bool:
@@ -57,7 +56,9 @@ def _plain(header: InstanceHeader, layout: PixelLayout) -> np.ndarray:
         file.seek(layout.offset + (4 if layout.implicit else 8))
         length = int.from_bytes(file.read(4), "little")
         if length == _COMPRESSED_LENGTH:
-            raise FileUnreadableError("its pixels are compressed although its header says they are not; export it again")
+            raise FileUnreadableError(
+                "its pixels are compressed although its header says they are not; export it again"
+            )
         values = np.fromfile(file, dtype, count)
     if len(values) < count or length < count * dtype.itemsize:
         found = min(values.nbytes, length)
@@ -109,4 +110,3 @@ def _decoded(header: InstanceHeader, layout: PixelLayout) -> np.ndarray:
     if layout.transfer_syntax == "1.2.840.10008.1.2.2":
         return _cleared(frames, layout)
     return frames
-

@@ -77,7 +77,7 @@ def place(mask: LabelVolume, series: SourceSeries) -> Placement:
 
 
 def _nearest_change(geometry: Geometry, directions: npt.NDArray[np.float64]) -> AxisChange:
-    """The exchange and reversal that brings a grid's axes nearest to unit LPS directions (columns: plane, row, column)."""
+    """The exchange and reversal that brings a grid's axes nearest to unit LPS directions (plane, row, column)."""
     own = geometry.affine[:3, :3] * _TO_LPS[:, None]
     cosines = (own / np.linalg.norm(own, axis=0)).T @ directions  # (own axis, wanted axis)
     z, y, x = max(itertools.permutations(range(3)), key=lambda order: sum(abs(cosines[order[i], i]) for i in range(3)))
@@ -91,7 +91,7 @@ def _matching_frames(
     series: SourceSeries,
 ) -> tuple[SourceFrame, ...] | None:
     """The plane of the series under each plane of a mask; None unless each has one that agrees in every pixel."""
-    if shape[1:] != (series.rows, series.columns):
+    if shape[1:] != (series.rows, series.columns) or not series.frames:
         return None
     smallest = float(np.linalg.norm(steps, axis=0).min())
     tolerance = EQUAL_WITHIN_VOXELS * smallest

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from pydicom.dataset import Dataset
-from pydicom.pixels import pixel_array
+from pydicom.pixels.utils import pixel_array
 
 from medseg.dicom import codecs
 from medseg.dicom.frames import Plane, frames_of, number, text
@@ -65,6 +65,7 @@ def read_segmentation(path: str | os.PathLike[str], geometry: Geometry | None = 
     except GeometryError as error:
         raise GeometryError(f"{path}: {error}") from error
     layers = Layers(placement.geometry, smallest_dtype(segment.number for segment in segments))
+    whole = np.zeros(0, frames.dtype)
     if kind == "LABELMAP":
         whole = placement.place(frames, range(count))
         # Padding is background, as is what no frame covers (dcmqi writes such objects).
@@ -74,11 +75,11 @@ def read_segmentation(path: str | os.PathLike[str], geometry: Geometry | None = 
                 raise DataError(f"{path}: voxels of segment {value}, which it does not describe; write it anew")
     for segment in segments:
         if kind == "LABELMAP":
-            mask = whole == segment.number
+            mask = np.equal(whole, segment.number)
         else:
             used = [index for index in range(count) if numbers[index] == segment.number]
             present = frames if kind == "BINARY" else frames >= _HALF * maximum
-            mask = placement.place(present, used) != 0
+            mask = placement.place(present, used).astype(bool)
         if segment.number or kind != "LABELMAP":
             layers.add(segment, mask)
     return MaskSet(

@@ -16,11 +16,12 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code as StandardCode
 from pydicom.uid import generate_uid
 
-from medseg.dicom.description import Algorithm, Code, Segment
+from medseg.dicom.description import Algorithm, Segment
 from medseg.dicom.placement import Placement
 from medseg.dicom.sources import SourceSeries
 from medseg.errors import DataError
 from medseg.labels import value_counts
+from medseg.terms import Code
 
 MANUFACTURER = "medseg"
 
@@ -40,7 +41,7 @@ def write_segmentation(
     kept = held if held.size else np.array([len(placement.array) // 2])
     try:
         image = hd.seg.Segmentation(
-            source_images=_source_images(series),
+            source_images=list(series.datasets),
             pixel_array=_numbered(placement.array[kept], segments),
             segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
             segment_descriptions=[_described(segment, algorithm) for segment in segments],
@@ -67,9 +68,14 @@ def write_segmentation(
             ],
             omit_empty_frames=bool(held.size),
         )
-    except (AttributeError, TypeError, ValueError) as error:
+    except AttributeError as error:  # its words are "... has no attribute 'PatientName'": a name, never a value
         raise DataError(
-            f"series {series.first.SeriesInstanceUID}: no SEG can be made for it ({_one_line(error)}); write NIfTI"
+            f"series {series.first.SeriesInstanceUID}: no SEG can be made of it ({' '.join(str(error).split())});"
+            " write NIfTI"
+        ) from error
+    except (TypeError, ValueError) as error:  # its words may quote a value, and so a patient
+        raise DataError(
+            f"series {series.first.SeriesInstanceUID}: its headers hold values that no SEG can repeat; write NIfTI"
         ) from error
     # highdicom repeats the source's spacing where it agrees in the plane; across the planes only positions are to be
     # trusted, and without every frame there a reader depends on this number.
@@ -95,10 +101,6 @@ def code_item(code: Code) -> Dataset:
     item = Dataset()
     item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = code.value, code.scheme, code.meaning
     return item
-
-
-def _source_images(series: SourceSeries) -> list[Dataset]:
-    return list(series.datasets)
 
 
 def _values(segments: Sequence[Segment]) -> list[int]:
@@ -143,7 +145,3 @@ def _described(segment: Segment, algorithm: Algorithm) -> hd.seg.SegmentDescript
 def _decimal(value: float) -> str:
     """A number as DICOM's decimal string: at most 16 characters."""
     return f"{value:.10g}"[:16]
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

@@ -42,7 +42,9 @@ def check_segmentation(
     """
     dataset = pydicom.dcmread(path)
     _check_identity(dataset, files, "SEG")
-    _check_names([(int(item.SegmentNumber), str(item.SegmentLabel)) for item in dataset.SegmentSequence], segments, "SEG")
+    _check_names(
+        [(int(item.SegmentNumber), str(item.SegmentLabel)) for item in dataset.SegmentSequence], segments, "SEG"
+    )
     found: dict[int, _Found] = {segment.number: _Found() for segment in segments}
     by_number = {segment.number: segment for segment in segments}
     for number, points, volume_ml in _frames(dataset):
@@ -73,7 +75,9 @@ def check_structures(
             plane = _plane_of(contour, planes)
             off_mm = float(np.abs((corners - plane.position) @ plane.normal).max())
             if off_mm > _IN_PLANE_MM:
-                raise _refusal("RTSTRUCT", by_number[number].name, "contours in the planes of their images", f"{off_mm:.3g} mm off")
+                raise _refusal(
+                    "RTSTRUCT", by_number[number].name, "contours in the planes of their images", f"{off_mm:.3g} mm off"
+                )
             area_mm2, centre = _area(corners, plane.normal)
             volume_ml = area_mm2 * gap_mm / 1000
             found[number].add(plane.inside(corners), volume_ml, centre * volume_ml, mask, by_number[number])
@@ -167,7 +171,10 @@ def _frames(dataset: Dataset) -> Iterator[tuple[int, Points, float]]:
     along_row, along_column = cosines[:3], cosines[3:]
     gap_mm = float(measures.SpacingBetweenSlices)
     positions = np.array(
-        [item.PlanePositionSequence[0].ImagePositionPatient for item in dataset.PerFrameFunctionalGroupsSequence],
+        [
+            _group(item, shared, "PlanePositionSequence").ImagePositionPatient
+            for item in dataset.PerFrameFunctionalGroupsSequence
+        ],
         dtype=np.float64,
     )
     along = positions @ np.cross(along_row, along_column)
@@ -185,8 +192,13 @@ def _frames(dataset: Dataset) -> Iterator[tuple[int, Points, float]]:
             + (row * between_rows)[:, None] * along_column
             + (column * between_columns)[:, None] * along_row
         )
-        number = int(groups.SegmentIdentificationSequence[0].ReferencedSegmentNumber)
+        number = int(_group(groups, shared, "SegmentIdentificationSequence").ReferencedSegmentNumber)
         yield number, points, between_rows * between_columns * gap_mm / 1000
+
+
+def _group(own: Dataset, shared: Dataset, name: str) -> Dataset:
+    """A functional group of a frame, or of all frames: what is the same for all may stand in either place."""
+    return (own.get(name) or shared[name].value)[0]
 
 
 # RTSTRUCT: contours in the planes of images
@@ -234,7 +246,9 @@ def _image_planes(files: Sequence[str | os.PathLike[str]]) -> dict[tuple[str, in
         groups = dataset.get("PerFrameFunctionalGroupsSequence") or [None]
         for number, own in enumerate(groups, start=1):
 
-            def value(group: str, name: str, own: Dataset | None = own, dataset: Dataset = dataset) -> npt.NDArray[np.float64]:
+            def value(
+                group: str, name: str, own: Dataset | None = own, dataset: Dataset = dataset
+            ) -> npt.NDArray[np.float64]:
                 item = dataset
                 if own is not None:
                     item = (own.get(group) or dataset.SharedFunctionalGroupsSequence[0].get(group))[0]

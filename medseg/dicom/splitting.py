@@ -60,9 +60,7 @@ def _divide(name: str, planes: list[Plane], trait: str) -> list[tuple[str, list[
         return [(name, planes)]
     ordered = sorted(groups.items(), key=lambda item: (item[0] is not None, item[0]))  # type: ignore[arg-type]
     words = _distinct(trait, [value for value, _ in ordered])
-    return [
-        (", ".join(filter(None, (name, word))), group) for word, (_, group) in zip(words, ordered, strict=True)
-    ]
+    return [(", ".join(filter(None, (name, word))), group) for word, (_, group) in zip(words, ordered, strict=True)]
 
 
 def _by_repetition(

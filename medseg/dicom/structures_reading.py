@@ -118,15 +118,21 @@ def _mask(
             )
         by_axis.setdefault(axis, []).append(points)
     if open_contours:
-        notes.append(f"{segment.name!r}: {open_contours} points or open contours, which enclose nothing, are left aside")
+        notes.append(
+            f"{segment.name!r}: {open_contours} points or open contours, which enclose nothing, are left aside"
+        )
     if broken:
         raise GeometryError(f"{where}: {broken} contours of {segment.name!r} have incomplete points; export it again")
     if len(by_axis) > 1:
-        raise GeometryError(f"{where}: contours of {segment.name!r} lie in planes of several directions; export it again")
+        raise GeometryError(
+            f"{where}: contours of {segment.name!r} lie in planes of several directions; export it again"
+        )
     for axis, found in by_axis.items():
         mask, between = rasterize(found, axis, geometry.shape)
         if between:
-            notes.append(f"{segment.name!r}: {between} planes of contours lie between slices; the nearest slices are used")
+            notes.append(
+                f"{segment.name!r}: {between} planes of contours lie between slices; the nearest slices are used"
+            )
         low = np.min([points.min(axis=0) for points in found], axis=0)
         high = np.max([points.max(axis=0) for points in found], axis=0)
         beyond = np.array(geometry.shape) - 0.5
@@ -192,7 +198,9 @@ def _reference_notes(dataset: Dataset, series: Series, where: str) -> list[str]:
         )
     notes = []
     if frames and not same_frame:
-        notes.append("its frame of reference is not that of the scan, whose images it names; coordinates are used as is")
+        notes.append(
+            "its frame of reference is not that of the scan, whose images it names; coordinates are used as is"
+        )
     if dangling := named - here:
         notes.append(f"{len(dangling)} of {len(named)} images that it refers to are not in the scan; contours are used")
     return notes

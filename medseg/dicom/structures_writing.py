@@ -55,8 +55,8 @@ def write_structures(
     """
     if placement.sources is None:
         raise GeometryError(
-            f"series {series.first.SeriesInstanceUID}: contours lie in the planes of the images, and this mask has planes"
-            " of its own (the series was tilted, uneven or resampled); write SEG or NIfTI instead"
+            f"series {series.first.SeriesInstanceUID}: contours lie in the planes of the images, and this mask has"
+            " planes of its own (the series was tilted, uneven or resampled); write SEG or NIfTI instead"
         )
     now = datetime.datetime.now()
     dataset = Dataset()

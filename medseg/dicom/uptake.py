@@ -71,8 +71,7 @@ def _seconds_after_injection(dataset: Dataset, drug: Dataset, series: Series) ->
     scanned = _moment(text(dataset, "SeriesDate"), text(dataset, "SeriesTime"))
     if scanned is None or (acquired is not None and scanned > acquired):
         # The series was made later than the scan (a reconstruction of its own): the scan begins with its first slice.
-        raise_from = acquired
-        if raise_from is None:
+        if acquired is None:
             raise DataError(f"{series}: uptake values need the time of the scan, which the files do not say")
         reference, duration = number(dataset, "FrameReferenceTime"), number(dataset, "ActualFrameDuration")
         if reference is None or duration is None:
@@ -107,7 +106,7 @@ def _mean_activity_time(duration_ms: float, half_life_s: float) -> timedelta:
 
 def _moment(date: str, time: str) -> datetime | None:
     digits = (date + time).split("+")[0].split("-")[0].split(".")[0]
-    if not date and len(digits) < 12 or not digits.isdigit():
+    if (not date and len(digits) < 12) or not digits.isdigit():
         return None
     try:
         return datetime.strptime(digits[:14].ljust(14, "0"), "%Y%m%d%H%M%S")

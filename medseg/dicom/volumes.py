@@ -86,7 +86,7 @@ def probe_series(
     """
     parts = find_volume(source, fix_spacing=fix_spacing)
     dtypes = [_candidates(part, fix_spacing)[0] for part in parts]
-    return sum(map(_channels, parts)), _grid(parts[0], fix_spacing), np.result_type(*dtypes)
+    return sum(part.channels for part in parts), _grid(parts[0], fix_spacing), np.result_type(*dtypes)
 
 
 def find_volume(
@@ -117,8 +117,7 @@ def _only_volume(content: FolderContent, path: Path, fix_spacing: bool) -> tuple
         if file == path:
             raise FileUnreadableError(reason)
         raise FileUnreadableError(
-            f"{len(content.unreadable)} DICOM files cannot be read and may be slices of the scan: {file.name}"
-            f" {reason}"
+            f"{len(content.unreadable)} DICOM files cannot be read and may be slices of the scan: {file.name} {reason}"
         )
     if not content.series:
         raise FileUnreadableError("holds no DICOM files; give a DICOM file, or a folder of them")
@@ -130,12 +129,12 @@ def _only_volume(content: FolderContent, path: Path, fix_spacing: bool) -> tuple
     singles = [one for one in images if one.kind == "single image"]
     if stacks and not (fix_spacing and all(_mendable(one) for one in stacks)):
         # Beside a good volume too: the slices that do not fit may have been meant to belong to it.
-        raise GeometryError("; ".join(f"{_described(one)}: {one.problem}" for one in stacks[:2]))
+        raise GeometryError("; ".join(f"{one.described}: {one.problem}" for one in stacks[:2]))
     found = volumes + stacks or singles
     if not found:
         raise DataError(f"holds only a localiser ({images[0].size} slices); give the folder of the scan")
     if len(found) > 1 and not _parts_of_one(found, fix_spacing):
-        listed = "; ".join(map(_described, found[:_LISTED]))
+        listed = "; ".join(one.described for one in found[:_LISTED])
         raise UsageError(
             f"holds {len(found)} {'volumes' if volumes else 'images'}, expected one: {listed}"
             f"{' ...' if len(found) > _LISTED else ''}; give the files of one (see them with: medseg series FOLDER)"
@@ -162,21 +161,10 @@ def _parts_of_one(found: Sequence[Series], fix_spacing: bool) -> bool:
     return True
 
 
-def _described(series: Series) -> str:
-    named = f" {series.description!r}" if series.description else ""
-    part = f" ({series.name})" if series.name else ""
-    return f"{series.modality or 'image'}{named}{part} of {series.size} slices, UID {series.uid or 'unknown'}"
-
-
 def _grid(series: Series, fix_spacing: bool) -> Geometry:
     if fix_spacing and series.arrangement is not None and series.arrangement.is_uneven:
         return evened(series.arrangement, *series.plane_shape)[0]
     return series.geometry
-
-
-def _channels(series: Series) -> int:
-    layout = series.headers[0].pixels
-    return 3 if layout is not None and (layout.samples == 3 or layout.photometric == "PALETTE COLOR") else 1
 
 
 def _read_part(series: Series, fix_spacing: bool, suv: bool, progress: Progress) -> Volume:
@@ -219,7 +207,9 @@ def _candidates(series: Series, real: bool) -> list[np.dtype]:
         low, high = min(low, *values), max(high, *values)
     if identity and len(kinds) == 1:
         return list(kinds)
-    fitting = [np.dtype(kind) for kind in (np.int16, np.int32) if np.iinfo(kind).min <= low <= high <= np.iinfo(kind).max]
+    fitting = [
+        np.dtype(kind) for kind in (np.int16, np.int32) if np.iinfo(kind).min <= low <= high <= np.iinfo(kind).max
+    ]
     if fitting and fitting[0] == np.int32 and max(kind.itemsize for kind in kinds) == 2:
         return [np.dtype(np.int16), np.dtype(np.int32)]  # 16 bits are stored, 12 are usual
     return fitting[:1] or [np.dtype(np.float64)]
@@ -236,7 +226,7 @@ def _filled(
     series: Series, dtype: np.dtype, factors: dict[Path, float] | None, is_doubtful: bool, progress: Progress
 ) -> np.ndarray:
     """The slices in order as (C, Z, Y, X) of a type."""
-    channels = _channels(series)
+    channels = series.channels
     out = np.empty((channels, len(series.planes), *series.plane_shape), dtype)
     by_path = {header.path: header for header in series.headers}
     # Slices of one file follow each other here, so that it is read once.

@@ -9,8 +9,9 @@ from medseg.evaluation.comparison import (
     evaluate_folders,
     evaluate_pairs,
 )
+from medseg.evaluation.grids import onto_grid
 from medseg.evaluation.pairing import Pair, Pairing, pair_masks
-from medseg.evaluation.summary import Finding, findings, foreground_mean, summarize
+from medseg.evaluation.summary import Finding, findings, foreground_mean, metrics_of, summarize
 from medseg.evaluation.tables import nnunet_summary, write_tables
 
 __all__ = [
@@ -26,7 +27,9 @@ __all__ = [
     "evaluate_pairs",
     "findings",
     "foreground_mean",
+    "metrics_of",
     "nnunet_summary",
+    "onto_grid",
     "pair_masks",
     "summarize",
     "write_tables",

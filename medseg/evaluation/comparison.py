@@ -9,28 +9,32 @@ from __future__ import annotations
 import math
 import os
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import numpy as np
 
-from medseg import documents, io, metrics
-from medseg.errors import DocumentError, LabelError, UsageError
+from medseg import documents, io
+from medseg.errors import DocumentError, GeometryError, LabelError, UsageError
+from medseg.evaluation.grids import onto_grid
 from medseg.evaluation.pairing import Pair, Pairing, pair_masks
 from medseg.labels import BACKGROUND_NAME, IGNORE_NAME, LabelSet
+from medseg.metrics import COLUMNS as CASE_COLUMNS
+from medseg.metrics import compare, parse_metrics
 from medseg.metrics.masks import label_boxes
 from medseg.parallel import map_cases
 from medseg.progress import Progress, silent
+from medseg.volume import EQUAL_WITHIN_VOXELS
 
 if TYPE_CHECKING:
     import pandas as pd
 
 COUNTS = ("tp", "fp", "fn", "tn")
 """The columns of the table that count voxels."""
-METRICS = tuple(column for column in metrics.COLUMNS if column not in ("label", *COUNTS))
+METRICS = tuple(column for column in CASE_COLUMNS if column not in ("label", *COUNTS))
 """The columns of the table that a summary averages."""
 COLUMNS = ("case", "label", "value", *METRICS, *COUNTS, "error")
 """The columns of the table."""
@@ -56,6 +60,8 @@ class Evaluation:
         labels: name (or value) of each label to the file values it covers.
         ignore: the reference value whose voxels do not count, if there is one.
         tolerance_mm: of the surface Dice.
+        metrics: further columns of the table, before ``error``.
+        resampled: cases whose prediction lay on another grid and was brought onto the reference's.
     """
 
     table: pd.DataFrame
@@ -65,6 +71,8 @@ class Evaluation:
     labels: Mapping[str | int, tuple[int, ...]]
     ignore: int | None
     tolerance_mm: float
+    metrics: tuple[str, ...] = ()
+    resampled: tuple[str, ...] = ()
 
     @property
     def done(self) -> pd.DataFrame:
@@ -83,12 +91,21 @@ def evaluate(
     *,
     labels: Labels = None,
     tolerance_mm: float = 1.0,
+    metrics: Sequence[str] = (),
+    resample_to: Literal["reference"] | None = None,
     workers: int | str = 0,
     progress: Progress = silent,
 ) -> pd.DataFrame:
     """The ``table`` of :func:`evaluate_folders`, which has the same arguments and errors."""
     return evaluate_folders(
-        predictions, references, labels=labels, tolerance_mm=tolerance_mm, workers=workers, progress=progress
+        predictions,
+        references,
+        labels=labels,
+        tolerance_mm=tolerance_mm,
+        metrics=metrics,
+        resample_to=resample_to,
+        workers=workers,
+        progress=progress,
     ).table
 
 
@@ -98,6 +115,8 @@ def evaluate_folders(
     *,
     labels: Labels = None,
     tolerance_mm: float = 1.0,
+    metrics: Sequence[str] = (),
+    resample_to: Literal["reference"] | None = None,
     workers: int | str = 0,
     progress: Progress = silent,
 ) -> Evaluation:
@@ -110,16 +129,28 @@ def evaluate_folders(
             ``dataset.json``. By default the ``dataset.json`` in or beside the references, else every value above 0
             that a reference holds. Voxels whose reference holds the ``ignore`` label do not count.
         tolerance_mm: how far surfaces may lie apart and still agree, for the surface Dice.
+        metrics: further columns, such as ``cldice`` or ``surface_dice_2mm``; see :func:`medseg.metrics.compare`.
+        resample_to: with ``"reference"``, a prediction on another grid is brought onto the reference's (each voxel
+            takes the value of the nearest, background beyond the prediction); by default its case fails.
         workers: as of :func:`medseg.parallel.map_cases`.
         progress: called after every case.
 
     Raises:
-        UsageError: a path that does not exist, a file against a folder, no references, or a bad tolerance.
+        UsageError: a path that does not exist, a file against a folder, no references, a bad tolerance, or an
+            unknown metric.
         DocumentError: labels that cannot be read.
     """
     pairing = pair_masks(predictions, references)
     declared = _declared_labels(_dataset_json(Path(references)) if labels is None else labels)
-    return evaluate_pairs(pairing, declared, tolerance_mm=tolerance_mm, workers=workers, progress=progress)
+    return evaluate_pairs(
+        pairing,
+        declared,
+        tolerance_mm=tolerance_mm,
+        metrics=metrics,
+        resample_to=resample_to,
+        workers=workers,
+        progress=progress,
+    )
 
 
 def evaluate_pairs(
@@ -127,14 +158,19 @@ def evaluate_pairs(
     labels: LabelSet | None = None,
     *,
     tolerance_mm: float = 1.0,
+    metrics: Sequence[str] = (),
+    resample_to: Literal["reference"] | None = None,
     workers: int | str = 0,
     progress: Progress = silent,
 ) -> Evaluation:
     """Compare masks that are paired already; without labels, every value above 0 that a reference holds.
 
     Raises:
-        UsageError: a bad tolerance.
+        UsageError: a bad tolerance, or an unknown metric.
     """
+    extras = tuple(parse_metrics(metrics))
+    if resample_to not in (None, "reference"):
+        raise UsageError(f"--resample-to {resample_to}: expected reference, the grid on which masks are compared")
     if not (math.isfinite(tolerance_mm) and tolerance_mm > 0):
         raise UsageError(f"tolerance: expected a positive length in mm, found {tolerance_mm}")
     failures = dict(pairing.failures)
@@ -144,18 +180,24 @@ def evaluate_pairs(
             if not found:
                 held = _over(partial(_held_values, side), pairing.pairs, failures, f"labels of each {side}", workers)
                 found = {value for values in held.values() for value in values}
-        task = _Task({value: (value,) for value in sorted(found)}, 0, None, tolerance_mm)
+        task = _Task(
+            {value: (value,) for value in sorted(found)}, 0, None, tolerance_mm, extras, resample_to is not None
+        )
     else:
-        task = _Task({**labels.classes}, labels.background, labels.ignore, tolerance_mm)
+        task = _Task(
+            {**labels.classes}, labels.background, labels.ignore, tolerance_mm, extras, resample_to is not None
+        )
     compared = _over(partial(_compare, task), pairing.pairs, failures, "comparing masks", workers, progress)
     return Evaluation(
-        table=_table(task.labels, compared, failures),
+        table=_table(task.labels, extras, compared, failures),
         pairs=dict(sorted(pairing.pairs.items())),
         failures=dict(sorted(failures.items())),
-        warnings=(*pairing.warnings, *_undeclared(compared)),
+        warnings=(*pairing.warnings, *_moved(compared), *_undeclared(compared)),
         labels=task.labels,
         ignore=task.ignore,
         tolerance_mm=tolerance_mm,
+        metrics=extras,
+        resampled=tuple(sorted(case for case, result in compared.items() if result.resampled)),
     )
 
 
@@ -167,14 +209,17 @@ class _Task:
     background: int
     ignore: int | None
     tolerance_mm: float
+    metrics: tuple[str, ...]
+    resample: bool
 
 
 @dataclass(frozen=True, eq=False)
 class _Compared:
-    """One case: its rows, and the values that are no labels, by side."""
+    """One case: its rows, the values that are no labels, by side, and whether the prediction had another grid."""
 
     rows: list[dict[str, Any]]
     undeclared: dict[str, list[int]]
+    resampled: bool
 
 
 def _over(
@@ -195,9 +240,17 @@ def _over(
 def _compare(task: _Task, case: tuple[str, Pair]) -> _Compared:
     _, pair = case
     prediction, reference = io.read_labels(pair.prediction), io.read_labels(pair.reference)
-    prediction.geometry.require_equal(
-        reference.geometry, f"prediction {pair.prediction}", f"reference {pair.reference}"
-    )
+    resampled = task.resample and prediction.geometry.distance_voxels(reference.geometry) > EQUAL_WITHIN_VOXELS
+    if resampled:
+        prediction = onto_grid(prediction, reference.geometry, outside=task.background)
+    try:
+        prediction.geometry.require_equal(
+            reference.geometry, f"prediction {pair.prediction}", f"reference {pair.reference}"
+        )
+    except GeometryError as error:
+        raise GeometryError(
+            f"{error}; bring it there with --resample-to reference if the two belong together"
+        ) from error
     arrays = {"prediction": prediction.array, "reference": reference.array}
     known = {0, task.background, task.ignore, *(value for values in task.labels.values() for value in values)}
     undeclared = {side: sorted(set(label_boxes(array)) - known) for side, array in arrays.items()}
@@ -208,15 +261,16 @@ def _compare(task: _Task, case: tuple[str, Pair]) -> _Compared:
         arrays = {side: np.where(aside, task.background, array) for side, array in arrays.items()}
     # One slice is an image: its contours lie in the plane, not on a slab's two faces.
     flat = reference.geometry.shape[0] == 1
-    rows = metrics.compare(
+    rows = compare(
         arrays["prediction"][0] if flat else arrays["prediction"],
         arrays["reference"][0] if flat else arrays["reference"],
         reference.geometry.spacing_mm[1:] if flat else reference.geometry.spacing_mm,
         labels={str(label): values for label, values in task.labels.items()},
         tolerance_mm=task.tolerance_mm,
+        metrics=task.metrics,
     )
     rows["tn"] -= ignored
-    return _Compared(rows.to_dict("records"), undeclared)
+    return _Compared(rows.to_dict("records"), undeclared, resampled)
 
 
 def _held_values(side: str, case: tuple[str, Pair]) -> list[int]:
@@ -231,7 +285,10 @@ def _held_values(side: str, case: tuple[str, Pair]) -> list[int]:
 
 
 def _table(
-    labels: Mapping[str | int, tuple[int, ...]], compared: Mapping[str, _Compared], failures: Mapping[str, str]
+    labels: Mapping[str | int, tuple[int, ...]],
+    extras: Sequence[str],
+    compared: Mapping[str, _Compared],
+    failures: Mapping[str, str],
 ) -> pd.DataFrame:
     """Every case with every label; where there is no label at all, every case has one row with an empty label."""
     import pandas as pd
@@ -247,7 +304,15 @@ def _table(
             for figure, head in zip(figures, heads, strict=True)
         ]
     # Failed cases have no counts, and integers no NaN: pandas' own integers can do without.
-    return pd.DataFrame(rows, columns=list(COLUMNS)).astype(dict.fromkeys(COUNTS, "Int64"))
+    return pd.DataFrame(rows, columns=[*COLUMNS[:-1], *extras, COLUMNS[-1]]).astype(dict.fromkeys(COUNTS, "Int64"))
+
+
+def _moved(compared: Mapping[str, _Compared]) -> list[str]:
+    cases = sorted(case for case, result in compared.items() if result.resampled)
+    if not cases:
+        return []
+    listed = f"{', '.join(cases[:3])}{' ...' if len(cases) > 3 else ''}"
+    return [f"prediction on another grid, brought onto the reference's: {len(cases)} case(s): {listed}"]
 
 
 def _undeclared(compared: Mapping[str, _Compared]) -> list[str]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from medseg.evaluation.comparison import METRICS
+from medseg.evaluation.comparison import COLUMNS, METRICS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,12 +36,13 @@ def summarize(table: pd.DataFrame) -> pd.DataFrame:
     import pandas as pd
 
     done, labels = table["error"].to_numpy() == "", table["label"].to_numpy()
-    figures = table.loc[:, list(METRICS)].to_numpy(float)
+    metrics = metrics_of(table)
+    figures = table.loc[:, list(metrics)].to_numpy(float)
     rows: list[dict[str, object]] = []
     for label, value in dict(zip(table["label"], table["value"], strict=True)).items():
         values = figures[done & (labels == label)]
         low, high = _bootstrap_mean(values)
-        for index, metric in enumerate(METRICS):
+        for index, metric in enumerate(metrics):
             column = values[:, index]
             defined = column[~np.isnan(column)]
             finite = defined[np.isfinite(defined)]
@@ -63,6 +64,11 @@ def summarize(table: pd.DataFrame) -> pd.DataFrame:
                 }
             )
     return pd.DataFrame(rows, columns=list(SUMMARY_COLUMNS))
+
+
+def metrics_of(table: pd.DataFrame) -> tuple[str, ...]:
+    """The columns that are averaged: those that every table has, then further ones in order."""
+    return (*METRICS, *(column for column in table.columns if column not in COLUMNS))
 
 
 def foreground_mean(summary: pd.DataFrame) -> pd.DataFrame:

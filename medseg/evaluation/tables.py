@@ -13,20 +13,26 @@ import numpy as np
 
 from medseg import atomic, documents
 from medseg.evaluation.comparison import COUNTS, Evaluation
-from medseg.evaluation.summary import foreground_mean, summarize
+from medseg.evaluation.summary import foreground_mean, metrics_of, summarize
 
 VERSION = 1
-CSV_FILE, JSON_FILE, NNUNET_FILE = "metrics.csv", "metrics.json", "summary.json"
+CSV_FILE, PARQUET_FILE, JSON_FILE, NNUNET_FILE = "metrics.csv", "metrics.parquet", "metrics.json", "summary.json"
+FILES = (CSV_FILE, PARQUET_FILE, JSON_FILE, NNUNET_FILE)
+"""What ``write_tables`` writes."""
 
 
 def write_tables(evaluation: Evaluation, folder: str | os.PathLike[str]) -> None:
-    """Write ``metrics.csv``, ``metrics.json`` and ``summary.json`` into a folder, made if need be.
+    """Write ``metrics.csv``, ``metrics.parquet``, ``metrics.json`` and ``summary.json`` into a folder, made if need be.
 
     Raises:
         StorageError: the folder cannot be written, or no space is left.
     """
     target = Path(folder)
     atomic.write_text(target / CSV_FILE, evaluation.table.to_csv(index=False, lineterminator="\n"))
+    # A column of Parquet has one type; labels and values may be numbers or text.
+    typed = evaluation.table.astype(dict.fromkeys(("case", "label", "value", "error"), str))
+    with atomic.replacing_file(target / PARQUET_FILE) as temporary:
+        typed.to_parquet(temporary, index=False)
     atomic.write_text(target / JSON_FILE, documents.to_text(metrics_document(evaluation)))
     # nnU-Net's readers are Python's, which take the bare NaN that it writes for a label absent from both masks.
     atomic.write_text(target / NNUNET_FILE, json.dumps(nnunet_summary(evaluation), indent=4) + "\n")
@@ -43,6 +49,8 @@ def metrics_document(evaluation: Evaluation) -> dict[str, Any]:
         {
             "version": VERSION,
             "tolerance_mm": evaluation.tolerance_mm,
+            "metrics": list(metrics_of(evaluation.table)),
+            "resampled": list(evaluation.resampled),
             "labels": {str(label): list(values) for label, values in evaluation.labels.items()},
             "ignore": evaluation.ignore,
             "cases": table.to_dict("records"),

@@ -1,29 +1,31 @@
 """Read and write images and masks. The content of a file decides how it is read, its ending how it is written.
 
 Read: NIfTI-1/2 (.nii, .nii.gz, .hdr/.img), NRRD (.nrrd, .nhdr), MetaImage (.mha, .mhd), FreeSurfer (.mgz, .mgh), and
-for two dimensions PNG, JPEG, BMP and TIFF. Written: .nii, .nii.gz, .nrrd, .mha, .png, .tif.
+for two dimensions PNG, JPEG, BMP and TIFF; DICOM series as folders or files, and as masks DICOM SEG and RTSTRUCT.
+Written: .nii, .nii.gz, .nrrd, .mha, .png, .tif.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from medseg import atomic
-from medseg.errors import DataError, FileUnreadableError, GeometryError, LabelError, UsageError
-from medseg.io import formats
-from medseg.io.formats import ENDINGS, ending_of, is_image_name, mask_ending, name_of
+from medseg.errors import DataError, LabelError, UsageError
+from medseg.io import alignment, dicom_masks, formats
+from medseg.io.formats import ENDINGS, Source, ending_of, is_image_name, mask_ending, name_of
 from medseg.io.header import Header, narrowed
-from medseg.volume import LabelVolume, Volume
+from medseg.io.sources import as_list, naming, resolved
+from medseg.volume import EQUAL_WITHIN_VOXELS, Geometry, LabelVolume, Volume
 
 __all__ = [
     "ENDINGS",
     "Header",
+    "Source",
     "ending_of",
     "is_image_name",
     "mask_ending",
@@ -32,6 +34,7 @@ __all__ = [
     "read",
     "read_labels",
     "require_finite",
+    "stamp",
     "write",
 ]
 
@@ -43,7 +46,7 @@ INTEGER_WITHIN = 1e-3
 LARGEST_EXACT_INTEGER = 2.0**53
 
 
-def read(path: PathLike | Sequence[PathLike], channels: int | None = None) -> Volume:
+def read(path: Source | Sequence[Source], channels: int | None = None) -> Volume:
     """Read an image, or several files as the channels of one.
 
     A fourth axis holds channels. The stored type is kept, in native byte order; where a header scales the values, or
@@ -57,18 +60,21 @@ def read(path: PathLike | Sequence[PathLike], channels: int | None = None) -> Vo
     Raises:
         FileUnreadableError: missing, damaged, cut short, or of an unknown format.
         GeometryError: a grid that makes no sense, more axes than four, or channels on different grids.
-        DataError: another number of channels than expected.
-        UsageError: DICOM, which is not read yet.
+        DataError: another number of channels than expected, or DICOM without an image.
+        UsageError: a folder of several DICOM volumes, or several DICOM masks.
     """
-    parts = _each(path, lambda file: formats.reader(file).read(file))
+    parts = _each(path, lambda file: _reader(file).read(file))
     name, first = parts[0]
-    for other, volume in parts[1:]:
-        first.geometry.require_equal(volume.geometry, str(name), str(other))
+    for index, (other, volume) in enumerate(parts[1:], 1):
+        if _to_be_resampled(other) and volume.geometry.distance_voxels(first.geometry) > EQUAL_WITHIN_VOXELS:
+            parts[index] = other, alignment.onto(volume, first.geometry, str(other))
+        else:
+            first.geometry.require_equal(volume.geometry, str(name), str(other))
     if len(parts) > 1:
         arrays = [volume.array for _, volume in parts]
         dtype = arrays[0].dtype if len({array.dtype for array in arrays}) == 1 else np.dtype(np.float32)
         first = first.with_array(np.concatenate(arrays, dtype=dtype, casting="unsafe"))
-    elif channels is not None and formats.is_picture(name):
+    elif channels is not None and _is_picture(name):
         from medseg.io import pictures
 
         first = pictures.with_channels(first, channels)
@@ -80,14 +86,30 @@ def read(path: PathLike | Sequence[PathLike], channels: int | None = None) -> Vo
     return first
 
 
-def read_labels(path: PathLike) -> LabelVolume:
+def read_labels(
+    path: PathLike,
+    *,
+    grid: Geometry | None = None,
+    values: Mapping[str, int] | None = None,
+    image: Source | Sequence[Source] | None = None,
+) -> LabelVolume:
     """Read a mask as integers, in its stored type where that is an integer type, else in the smallest that fits.
 
+    Args:
+        path: a file, or a folder that holds one DICOM segmentation or structure set.
+        grid: of the scan. DICOM segmentations and structure sets are put on it; for other files it has no meaning.
+        values: of DICOM segments by name: what a voxel of each holds; others are left out. By default their numbers.
+        image: the scan, to check that DICOM masks belong to it where it is DICOM too.
+
     Raises:
-        LabelError: values further than 1e-3 from an integer, or several channels that are not equal.
+        LabelError: values further than 1e-3 from an integer, several channels that are not equal, DICOM segments that
+            overlap although ``values`` does not say which lies on top, or none of the names in ``values``.
         FileUnreadableError, GeometryError, UsageError: as for :func:`read`.
     """
-    ((file, volume),) = _each(path, _read_indices)
+    file = Path(path)
+    if (masks := dicom_masks.find(file)) is not None:
+        return dicom_masks.read(masks, grid, values, image)
+    ((_, volume),) = _each(path, _read_indices)
     array = volume.array[0]
     if any(not np.array_equal(array, other) for other in volume.array[1:]):
         raise LabelError(f"{file}: a mask has one channel, found {volume.channels}; store one integer a voxel")
@@ -96,22 +118,23 @@ def read_labels(path: PathLike) -> LabelVolume:
     return LabelVolume(array, volume.geometry)
 
 
-def probe(path: PathLike | Sequence[PathLike]) -> Header:
+def probe(path: Source | Sequence[Source]) -> Header:
     """Shape, grid and type of an image without reading its voxels (but for pictures, which are small).
 
     Raises:
         FileUnreadableError, GeometryError, UsageError: as for :func:`read`.
     """
-    parts = _each(path, lambda file: formats.reader(file).read_header(file))
+    parts = _each(path, lambda file: _reader(file).read_header(file))
     name, first = parts[0]
     for other, header in parts[1:]:
-        first.geometry.require_equal(header.geometry, str(name), str(other))
+        if not _to_be_resampled(other):
+            first.geometry.require_equal(header.geometry, str(name), str(other))
     dtypes = {header.dtype for _, header in parts}
     dtype = first.dtype if len(dtypes) == 1 else np.dtype(np.float32)
     return Header(sum(header.channels for _, header in parts), first.geometry, dtype)
 
 
-def write(image: Volume | LabelVolume, path: PathLike, like: PathLike | None = None) -> None:
+def write(image: Volume | LabelVolume, path: PathLike, like: Source | None = None) -> None:
     """Write an image or a mask, whole or not at all; the ending of ``path`` chooses the format.
 
     Masks keep their integer type, but for 64 bits, which few programs read: those shrink to the smallest that fits.
@@ -127,17 +150,30 @@ def write(image: Volume | LabelVolume, path: PathLike, like: PathLike | None = N
     """
     target = Path(path)
     source = None
-    with _naming(target):
+    with naming(target):
         writer = formats.writer(target)
     if like is not None:
         image.geometry.require_equal(probe(like).geometry, "the mask to write", str(like))
-        origin = formats.grid_file(Path(like))
-        source = origin if formats.reader(origin) is writer else None
+        if isinstance(like, str | os.PathLike):
+            origin = formats.grid_file(Path(like))
+            source = origin if formats.reader(origin) is writer else None
     try:
         with atomic.replacing_file(target) as temporary:
             writer.write(image, temporary, source)
     except ValueError as error:
         raise UsageError(f"{target}: {error}") from error
+
+
+def stamp(source: Source) -> tuple[object, ...]:
+    """Changes whenever what is read does: how it is read, and each file with its size and time."""
+    if isinstance(source, str | os.PathLike):
+        path = Path(source)
+        files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+        how: tuple[object, ...] = ()
+    else:
+        files, how = source.files, source.settings
+    stats = [(file, file.stat()) for file in files if file.exists()]
+    return (*how, *((str(file.resolve()), stat.st_size, stat.st_mtime_ns) for file, stat in stats))
 
 
 def require_finite(volume: Volume, where: str) -> None:
@@ -155,36 +191,33 @@ def require_finite(volume: Volume, where: str) -> None:
         )
 
 
-def _each(path: PathLike | Sequence[PathLike], function: Callable[[Path], T]) -> list[tuple[Path, T]]:
-    files = [Path(path)] if isinstance(path, str | os.PathLike) else [Path(file) for file in path]
-    if not files:
+def _each(path: Source | Sequence[Source], function: Callable[[Any], T]) -> list[tuple[Any, T]]:
+    """What a function makes of each file; of DICOM series that were asked for or already found, of those."""
+    sources = as_list(path)
+    if not sources:
         raise UsageError("no file was given; give one, or one a channel")
     results = []
-    for file in files:
-        with _naming(file):
-            results.append((file, function(formats.grid_file(file))))
+    for source in resolved(sources):
+        with naming(source):
+            results.append((source, function(formats.grid_file(source) if isinstance(source, Path) else source)))
     return results
 
 
-@contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Errors of one file become one line that begins with its path."""
-    try:
-        yield
-    except FileUnreadableError as error:
-        raise FileUnreadableError(f"{path}: {error}") from error
-    except GeometryError as error:
-        raise GeometryError(f"{path}: {error}") from error
-    except UsageError as error:
-        raise UsageError(f"{path}: {error}") from error
-    except FileNotFoundError as error:
-        raise FileUnreadableError(f"{path}: no such file") from error
-    except OSError as error:
-        raise FileUnreadableError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except MemoryError as error:
-        raise FileUnreadableError(f"{path}: too large for the memory of this machine, or a damaged header") from error
-    except (ValueError, OverflowError) as error:
-        raise FileUnreadableError(f"{path}: {' '.join(str(error).split())}") from error
+def _to_be_resampled(source: Any) -> bool:
+    return not isinstance(source, Path) and source.resample
+
+
+def _reader(file: Any) -> Any:
+    """The module that reads a file, or a series already found."""
+    if isinstance(file, Path):
+        return formats.reader(file)
+    from medseg.io import series
+
+    return series
+
+
+def _is_picture(file: Any) -> bool:
+    return isinstance(file, Path) and formats.is_picture(file)
 
 
 def _read_indices(path: Path) -> Volume:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias, Union
 
 from medseg.errors import FileUnreadableError, UsageError
 from medseg.io import content
 from medseg.io.header import Header
 from medseg.volume import LabelVolume, Volume
+
+if TYPE_CHECKING:
+    from medseg.dicom import Request, Selection
 
 # Longest first, so that ".nii.gz" is not taken for ".gz".
 ENDINGS = (
@@ -36,7 +39,11 @@ ENDINGS = (
 _PICTURES = (b"\x89PNG", b"\xff\xd8\xff", b"BM", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _MINC = (b"\x89HDF", b"CDF\x01", b"CDF\x02")
 _HEAD_SIZE = 1024
-_KNOWN = "NIfTI, NRRD, MetaImage, MGZ, PNG, JPEG, BMP or TIFF"
+_KNOWN = "NIfTI, NRRD, MetaImage, MGZ, DICOM, PNG, JPEG, BMP or TIFF"
+
+
+# What is read: a file, a folder of DICOM files, DICOM series to be found in one, or a series already found.
+Source: TypeAlias = Union[str, "os.PathLike[str]", "Request", "Selection"]
 
 
 class Reader(Protocol):
@@ -80,8 +87,10 @@ def is_image_name(path: str | os.PathLike[str]) -> bool:
     return ending_of(path) not in (None, ".img", ".img.gz") and not Path(path).name.startswith((".", "_"))
 
 
-def mask_ending(path: str | os.PathLike[str]) -> str:
+def mask_ending(path: Source) -> str:
     """The ending in which a mask of an image is written: the image's own kind where that is written, else NIfTI."""
+    if not isinstance(path, str | os.PathLike):
+        return ".nii.gz"
     match ending_of(path):
         case ".nii" | ".nrrd" | ".mha" | ".png" | ".tif" | ".tiff" as same:
             return same
@@ -98,20 +107,23 @@ def reader(path: Path) -> Reader:
     """The module that reads a file.
 
     Raises:
-        FileUnreadableError: empty, a folder, or of no known format.
-        UsageError: DICOM.
+        FileUnreadableError: empty, a folder without DICOM, or of no known format.
     """
     if path.is_dir():
         if any(is_dicom(file) for file in path.rglob("*") if file.is_file()):
-            raise _dicom()
-        raise FileUnreadableError("is a folder; give a file, or one a channel")
+            from medseg.io import series
+
+            return series
+        raise FileUnreadableError("is a folder; give a file, one a channel, or a folder of DICOM files")
     head = content.head(path, _HEAD_SIZE)
     ending = ending_of(path)
     if not head:
         raise FileUnreadableError("is empty; copy it again")
     # Before TIFF, whose first bytes scanners write into the unused start of a DICOM file.
     if is_dicom(path):
-        raise _dicom()
+        from medseg.io import series
+
+        return series
     if head.startswith(b"NRRD"):
         from medseg.io import nrrd
 
@@ -132,6 +144,12 @@ def reader(path: Path) -> Reader:
 
     if nifti.is_header(head):
         return nifti
+    from medseg import dicom
+
+    if dicom.looks_like_dicom(path):  # without the mark; last, since little tells it from other files
+        from medseg.io import series
+
+        return series
     raise FileUnreadableError(_refusal(head))
 
 
@@ -176,8 +194,11 @@ def is_minc(path: Path) -> bool:
 
 
 def is_picture(path: Path) -> bool:
-    """Whether a file is PNG, JPEG, BMP or TIFF."""
-    return content.head(path, _HEAD_SIZE).startswith(_PICTURES)
+    """Whether a file is PNG, JPEG, BMP or TIFF. DICOM may begin like a TIFF and a folder has no content."""
+    if path.is_dir():
+        return False
+    head = content.head(path, _HEAD_SIZE)
+    return head.startswith(_PICTURES) and head[128:132] != b"DICM"
 
 
 def grid_file(path: Path) -> Path:
@@ -193,10 +214,6 @@ def grid_file(path: Path) -> Path:
         if candidate.is_file():
             return candidate
     raise FileUnreadableError(f"voxels without a header: {beside[0].name} is not beside it; copy both files")
-
-
-def _dicom() -> UsageError:
-    return UsageError("DICOM is not read yet; convert to NIfTI, for example with dcm2niix")
 
 
 def _refusal(head: bytes) -> str:

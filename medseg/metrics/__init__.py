@@ -6,6 +6,7 @@ no torch. Definitions, and what every metric gives for empty masks, are in ``doc
 
 from medseg.metrics.boundary import boundary_iou
 from medseg.metrics.centreline import cldice
+from medseg.metrics.extras import parse_metrics
 from medseg.metrics.lesions import LesionDetection, lesion_detection
 from medseg.metrics.overlap import Overlap, mean_iou, overlap
 from medseg.metrics.surface import (
@@ -32,6 +33,7 @@ __all__ = [
     "lesion_detection",
     "mean_iou",
     "overlap",
+    "parse_metrics",
     "surface_dice",
     "surface_distances",
 ]

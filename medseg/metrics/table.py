@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike
 
+from medseg.metrics.extras import Extra, extra_values, parse_metrics
 from medseg.metrics.masks import checked_length_mm, checked_spacing, label_pair
 from medseg.metrics.overlap import count_overlap
 from medseg.metrics.regions import Region, label_regions
@@ -44,6 +45,7 @@ def compare(
     spacing_mm: Sequence[float],
     labels: Sequence[int] | Mapping[str, int | Sequence[int]] | None = None,
     tolerance_mm: float = 1.0,
+    metrics: Sequence[str] = (),
 ) -> pd.DataFrame:
     """Compare a segmentation with a reference, label by label.
 
@@ -55,22 +57,26 @@ def compare(
         labels: the values to compare, or a mapping from name to a value or several values that count as one region.
             By default every value above 0 in either array.
         tolerance_mm: how far surfaces may lie apart and still agree, for ``surface_dice``.
+        metrics: further columns, by name: ``hausdorff99_mm`` (any percentile), ``surface_dice_2mm`` (any tolerance),
+            ``boundary_iou_2mm`` (any width), ``cldice``, ``lesion_f1``, ``lesion_precision``, ``lesion_recall``.
 
     Returns:
-        One row a label, in the order given, with the columns ``COLUMNS``. ``label`` holds the values, or the names of a
-        mapping. Volumes of images (Y, X) are NaN. What empty masks give is written in ``docs/metrics.md``.
+        One row a label, in the order given, with the columns ``COLUMNS`` and those of ``metrics``. ``label`` holds
+        the values, or the names of a mapping. Volumes of images (Y, X) are NaN. What empty masks give is written in
+        ``docs/metrics.md``.
 
     Raises:
-        UsageError: shapes that differ, values or labels that are not integers, or a spacing or tolerance that is not
-            positive or does not fit.
+        UsageError: shapes that differ, values or labels that are not integers, a spacing or tolerance that is not
+            positive or does not fit, or a metric that is not known.
     """
     import pandas as pd
 
     arrays = label_pair(prediction, reference)
     spacing = checked_spacing(spacing_mm, arrays[0].ndim)
     tolerance = checked_length_mm(tolerance_mm, "tolerance_mm")
-    rows = [_row(region, *arrays, spacing, tolerance) for region in label_regions(*arrays, labels)]
-    return pd.DataFrame.from_records(rows, columns=list(COLUMNS))
+    extras = parse_metrics(metrics, min(spacing))
+    rows = [_row(region, *arrays, spacing, tolerance, extras) for region in label_regions(*arrays, labels)]
+    return pd.DataFrame.from_records(rows, columns=[*COLUMNS, *extras])
 
 
 def _row(
@@ -79,6 +85,7 @@ def _row(
     reference: np.ndarray,
     spacing_mm: tuple[float, ...],
     tolerance_mm: float,
+    extras: Mapping[str, Extra],
 ) -> tuple[int | str | float, ...]:
     masks = region.mask(prediction), region.mask(reference)
     counts = count_overlap(*masks, total=reference.size)
@@ -103,4 +110,5 @@ def _row(
         counts.fp,
         counts.fn,
         counts.tn,
+        *extra_values(extras, masks, distances, spacing_mm),
     )

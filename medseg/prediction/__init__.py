@@ -1,5 +1,6 @@
 """Prediction: a warm ``Predictor`` for scans in memory, and cases from files to files."""
 
+from medseg.prediction.choice import Choice, choice_of
 from medseg.prediction.estimating import Estimate, estimate_cases
 from medseg.prediction.files import Job, Predictions, jobs_for, predict_cases, predict_files
 from medseg.prediction.memory import Need, require_memory
@@ -10,6 +11,7 @@ from medseg.prediction.settings import DEFAULT_SETTINGS, PredictionSettings
 
 __all__ = [
     "DEFAULT_SETTINGS",
+    "Choice",
     "Estimate",
     "Extras",
     "Job",
@@ -19,6 +21,7 @@ __all__ = [
     "Predictor",
     "Source",
     "Wishes",
+    "choice_of",
     "estimate_cases",
     "jobs_for",
     "load_predictor",

@@ -14,9 +14,12 @@ from typing import Literal
 
 import torch
 
-from medseg import documents, io
+from medseg import dicom, documents, io
+from medseg.dicom.mask_writing import MaskFormat
 from medseg.errors import DocumentError, MedsegError, StorageError, UsageError
 from medseg.parallel import describe
+from medseg.postprocessing import Step, apply
+from medseg.prediction import dicom_masks
 from medseg.prediction.memory import require_memory
 from medseg.prediction.models import ModelPath, load_predictor
 from medseg.prediction.outputs import NO_WISHES, Wishes, extras_for
@@ -36,15 +39,19 @@ class Job:
     """One scan to predict.
 
     Attributes:
-        images: its files, one a channel or one with all.
+        images: its files or DICOM series, one a channel or one with all.
         output: where the mask goes.
+        format: DICOM object to write; by default the format that the output's ending says.
+        measurements: of a DICOM object: the table that gets its volumes.
         previous: in a cascade the mask of the stage before; predicted if there is none.
     """
 
     case: str
-    images: tuple[Path, ...]
+    images: tuple[io.Source, ...]
     output: Path
     previous: Path | None = None
+    format: MaskFormat | None = None
+    measurements: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -77,8 +84,11 @@ def predict_files(
     device: str = "auto",
     precision: str = "auto",
     settings: PredictionSettings = DEFAULT_SETTINGS,
+    steps: Sequence[Step] = (),
     wishes: Wishes = NO_WISHES,
     ending: str | None = None,
+    choice: dicom.Choice = dicom.ANY,
+    format: MaskFormat | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     progress: Progress = silent,
 ) -> Predictions:
@@ -89,18 +99,23 @@ def predict_files(
 
     Args:
         models: model folders or zips; the probabilities of several are averaged.
+        steps: what is done to each mask before it is written, in this order.
         wishes: what to write beside the masks.
         ending: of the masks, such as ``.nii.gz``; by default that of the scan.
+        choice: which series of DICOM folders are predicted, and how they are read.
+        format: masks of DICOM scans as DICOM objects: ``STUDY_UID/SERIES_UID.seg.dcm`` in the folder, in which
+            ``measurements.csv`` gathers their volumes.
 
     Raises:
-        UsageError: no scans, several scans for one output file, or a case without all its channels.
+        UsageError: no scans, several scans for one output file, a case without all its channels, or a DICOM object
+            asked for a scan that is no DICOM.
         ModelError: a model is missing, damaged, or does not fit its plan.
     """
     predictor = load_predictor(models, folds, device, precision, settings)
-    jobs, folder = jobs_for(inputs, output, predictor, ending)
+    jobs, folder = jobs_for(inputs, output, predictor, ending, format, choice, progress=progress)
     if folder is None:
-        return predict_cases(predictor, jobs, wishes=wishes, should_stop=should_stop, progress=progress)
-    run = _run_key(predictor, wishes)
+        return predict_cases(predictor, jobs, steps=steps, wishes=wishes, should_stop=should_stop, progress=progress)
+    run = _run_key(predictor, wishes, steps)
     keys = {job.case: _job_key(run, job) for job in jobs}
     known = _load_record(folder).keys
     kept = [
@@ -108,6 +123,7 @@ def predict_files(
         for job in jobs
         if known.get(job.output.name) == keys[job.case]
         and all(path.is_file() for path in (job.output, *wishes.paths(job.output, job.case, predictor)))
+        and (job.measurements is None or job.measurements.is_file())
     ]
     if kept:
         log.info("%d masks are there already, made from the same scans with the same model and settings", len(kept))
@@ -117,7 +133,9 @@ def predict_files(
         documents.save(Record(keys=known), folder / RECORD_FILE)
 
     waiting = [job for job in jobs if job not in kept]
-    done = predict_cases(predictor, waiting, wishes=wishes, should_stop=should_stop, note=note, progress=progress)
+    done = predict_cases(
+        predictor, waiting, steps=steps, wishes=wishes, should_stop=should_stop, note=note, progress=progress
+    )
     masks = {job.case: job.output for job in kept} | done.masks
     return Predictions(masks, done.failures, tuple(job.case for job in kept))
 
@@ -127,18 +145,32 @@ def jobs_for(
     output: str | os.PathLike[str],
     predictor: Predictor,
     ending: str | None = None,
+    format: MaskFormat | None = None,
+    choice: dicom.Choice = dicom.ANY,
+    *,
+    progress: Progress = silent,
 ) -> tuple[list[Job], Path | None]:
     """The scans in the inputs as jobs, and the folder of the masks unless a file is asked for.
 
     Raises:
-        UsageError: no scans, several scans for one output file, or a case without all its channels.
+        UsageError: no scans, several scans for one output file, a case without all its channels, or a DICOM object
+            asked for a scan that is no DICOM.
     """
-    scans = find_scans([Path(path) for path in inputs], len(predictor.plan.channels))
+    scans = find_scans([Path(path) for path in inputs], predictor.plan.channels, choice, progress=progress)
     target = Path(output)
-    if io.is_image_name(target) and not target.is_dir():
+    named = io.is_image_name(target) if format is None else target.suffix == ".dcm"
+    if named and not target.is_dir():
         if len(scans) != 1:
             raise UsageError(f"-o {target}: {len(scans)} scans need a folder, found the name of a file")
-        return [Job(scans[0].case, scans[0].images, target)], None
+        if format is not None:
+            dicom_masks.source_series(scans[0].images[0], scans[0].case)
+        return [Job(scans[0].case, scans[0].images, target, format=format)], None
+    if format is not None:
+        paths = [dicom_masks.mask_path(target, scan.images[0], scan.case, format) for scan in scans]
+        table = target / dicom_masks.MEASUREMENTS_FILE
+        return [
+            Job(scan.case, scan.images, path, None, format, table) for scan, path in zip(scans, paths, strict=True)
+        ], target
     return [
         Job(scan.case, scan.images, target / f"{scan.case}{ending or io.mask_ending(scan.images[0])}") for scan in scans
     ], target
@@ -148,6 +180,7 @@ def predict_cases(
     predictor: Predictor,
     jobs: Sequence[Job],
     *,
+    steps: Sequence[Step] = (),
     wishes: Wishes = NO_WISHES,
     should_stop: Callable[[], bool] = lambda: False,
     note: Callable[[Job], None] | None = None,
@@ -159,6 +192,7 @@ def predict_cases(
     take its part of it.
 
     Args:
+        steps: what is done to each mask before it is written, in this order.
         should_stop: asked before every scan; once true, the rest is left.
         note: told of each case whose mask is written.
 
@@ -195,7 +229,7 @@ def predict_cases(
             try:
                 volume = next(volumes).result()
                 within = _within(progress, number, len(jobs), job.case)
-                written = _predict_case(predictor, job, volume, wishes, writing, within)
+                written = _predict_case(predictor, job, volume, steps, wishes, writing, within)
                 del volume
             except (MedsegError, MemoryError, RuntimeError) as error:
                 written.set_exception(error)
@@ -233,17 +267,28 @@ def _read(predictor: Predictor, job: Job, wishes: Wishes, limited: bool) -> Volu
 
 
 def _predict_case(
-    predictor: Predictor, job: Job, volume: Volume, wishes: Wishes, writing: ThreadPoolExecutor, progress: Progress
+    predictor: Predictor,
+    job: Job,
+    volume: Volume,
+    steps: Sequence[Step],
+    wishes: Wishes,
+    writing: ThreadPoolExecutor,
+    progress: Progress,
 ) -> Future[None]:
     """The mask of a case; being written when this returns."""
     previous = None if job.previous is None else io.read_labels(job.previous)
     with extras_for(wishes, predictor, volume, job.output, job.case) as extras:
         mask = predictor.segment(volume, case=job.case, previous=previous, extras=extras, progress=progress)
-    return writing.submit(_write, mask, job)
+    return writing.submit(_write, predictor, apply(steps, mask, predictor.plan.labels.background), job)
 
 
-def _write(mask: LabelVolume, job: Job) -> None:
-    io.write(mask, job.output, like=job.images[0])
+def _write(predictor: Predictor, mask: LabelVolume, job: Job) -> None:
+    if job.format is None:
+        io.write(mask, job.output, like=job.images[0])
+    else:
+        dicom_masks.write(mask, predictor, job.images[0], job.output, job.format)
+        if job.measurements is not None:
+            dicom_masks.add_volumes(mask, predictor.plan, job.case, job.measurements)
 
 
 def _in_words(error: BaseException) -> str:
@@ -260,24 +305,16 @@ def _load_record(folder: Path) -> Record:
         return Record()
 
 
-def _run_key(predictor: Predictor, wishes: Wishes) -> str:
+def _run_key(predictor: Predictor, wishes: Wishes, steps: Sequence[Step]) -> str:
     """Changes whenever any mask could: with the weights, the plan and the settings."""
-    digest = hashlib.sha256(repr((predictor.settings.mirror, predictor.settings.step, wishes)).encode())
-    for member in predictor.members:
-        digest.update(documents.to_text(member.model.plan).encode())
-        digest.update(repr((member.configuration.name, member.precision, member.device.type)).encode())
-        for network in member.networks:
-            for name, tensor in network.state_dict().items():
-                digest.update(name.encode())
-                digest.update(tensor.cpu().contiguous().view(torch.uint8).numpy())
-    for stage in predictor.previous:
-        digest.update(b"" if stage is None else _run_key(stage, wishes).encode())
-    return digest.hexdigest()
+    parts = [(member.model.digest, member.precision, member.device.type) for member in predictor.members]
+    settings = predictor.settings
+    return hashlib.sha256(repr((settings.mirror, settings.step, wishes, tuple(steps), parts)).encode()).hexdigest()
 
 
 def _job_key(run: str, job: Job) -> str:
-    stamps = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in job.images]
-    return hashlib.sha256(repr((run, stamps)).encode()).hexdigest()
+    stamps = [io.stamp(image) for image in job.images]
+    return hashlib.sha256(repr((run, job.format, stamps)).encode()).hexdigest()
 
 
 def _within(progress: Progress, number: int, cases: int, case: str) -> Progress:

@@ -35,7 +35,7 @@ from medseg.preprocessing import (
 from medseg.progress import Progress, silent
 from medseg.volume import LabelVolume, Volume
 
-Source = Volume | str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+Source = Volume | io.Source | Sequence[io.Source]
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,8 +186,10 @@ class Predictor:
     def _open(self, source: Source) -> tuple[Volume, str]:
         if isinstance(source, Volume):
             return source, "scan"
-        paths = [source] if isinstance(source, str | os.PathLike) else list(source)
-        return io.read(paths, channels=len(self.plan.channels)), Path(paths[0]).name
+        sources = list(source) if isinstance(source, Sequence) and not isinstance(source, str) else [source]
+        first = sources[0] if sources else ""
+        name = Path(first).name if isinstance(first, str | os.PathLike) else str(first)
+        return io.read(sources, channels=len(self.plan.channels)), name
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,8 +11,6 @@ import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +22,7 @@ from medseg.evaluation import Evaluation, Pair, findings, foreground_mean, summa
 from medseg.io.formats import is_picture
 from medseg.report import overlays, plots
 from medseg.report.plots import limits_of_agreement
+from medseg.report.rendering import figure_text, render
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -85,7 +84,6 @@ def evaluation_report(
     Raises:
         StorageError: the folder cannot be written, or no space is left.
     """
-    from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
 
     anchors = {case: f"case-{index}" for index, case in enumerate(evaluation.cases)}
@@ -96,13 +94,9 @@ def evaluation_report(
         replace(finding, text=_without_folders(finding.text, evaluation.pairs.get(finding.case)))
         for finding in findings(evaluation.table)
     ]
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["figure"] = figure_text
-    page = environment.from_string(
-        resources.files("medseg.report").joinpath("template.html").read_text("utf-8")
-    ).render(
+    page = render(
+        "template.html",
         title=title,
-        created=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
         evaluation=evaluation,
         facts={**(facts or {}), **_standing_facts(evaluation, unscaled)},
         unscaled=unscaled,
@@ -114,7 +108,7 @@ def evaluation_report(
         found_count=len(found),
         kinds=_KINDS,
         anchors=anchors,
-        metrics=_SUMMARY_METRICS,
+        metrics=_shown(evaluation),
         rows=_summary_rows(evaluation, summary),
         distributions=Markup(plots.distributions(evaluation.done, anchors)) if cases else "",
         agreement=Markup(plots.agreement(evaluation.done, anchors)) if cases else "",
@@ -129,15 +123,6 @@ def evaluation_report(
     return path
 
 
-def figure_text(value: float, digits: int = 3) -> str:
-    """A number for a reader: a dash for NaN, ∞ for infinity."""
-    if math.isnan(value):
-        return "\N{EN DASH}"
-    if math.isinf(value):
-        return "∞" if value > 0 else "\N{MINUS SIGN}∞"
-    return f"{value:.{digits}f}".replace("-", "\N{MINUS SIGN}")
-
-
 def _standing_facts(evaluation: Evaluation, unscaled: bool) -> dict[str, str]:
     labels = ", ".join(
         str(label) if label == values[0] else f"{label} ({', '.join(map(str, values))})"
@@ -150,6 +135,8 @@ def _standing_facts(evaluation: Evaluation, unscaled: bool) -> dict[str, str]:
     }
     if evaluation.ignore is not None:
         facts["Not counted"] = f"voxels whose reference holds {evaluation.ignore}"
+    if evaluation.resampled:
+        facts["On another grid"] = f"{len(evaluation.resampled)} predictions, brought onto the reference's"
     if unscaled:
         facts["Lengths"] = "pictures have no scale: a pixel counts as 1 mm"
     return facts
@@ -163,6 +150,17 @@ def _headline(summary: pd.DataFrame) -> list[tuple[str, str]]:
         for metric, (name, unit, digits) in list(_SUMMARY_METRICS.items())[:4]
         if metric in means
     ]
+
+
+def _shown(evaluation: Evaluation) -> dict[str, tuple[str, str, int]]:
+    """The metrics in the table of results: the standing ones, and those that were asked for."""
+    asked = {
+        metric: (metric.removesuffix("_mm").replace("_", " "), " mm", 2)
+        if metric.endswith("_mm")
+        else (metric.replace("_", " "), "", 3)
+        for metric in evaluation.metrics
+    }
+    return {**_SUMMARY_METRICS, **asked}
 
 
 @dataclass(frozen=True)
@@ -183,7 +181,7 @@ def _summary_rows(evaluation: Evaluation, summary: pd.DataFrame) -> list[_Row]:
     return [
         _Row(
             label,
-            [figures[label, metric] for metric in _SUMMARY_METRICS],
+            [figures[label, metric] for metric in _shown(evaluation)],
             limits_of_agreement(np.array(errors[label])),
         )
         for label in evaluation.labels

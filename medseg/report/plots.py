@@ -31,19 +31,19 @@ MOST_POINTS = 3000
 MOST_AGREEMENT_PANELS = 12
 
 # matplotlib wants a colour; this one, used nowhere else, becomes the page's own ink.
-_INK = "#010203"
-_STYLE: dict[Any, Any] = {
+INK = "#010203"
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
     "font.size": 9,
-    "text.color": _INK,
-    "axes.edgecolor": _INK,
-    "axes.labelcolor": _INK,
+    "text.color": INK,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
     "axes.linewidth": 0.6,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
     "xtick.major.width": 0.6,
     "ytick.major.width": 0.6,
 }
@@ -69,7 +69,7 @@ def distributions(table: pd.DataFrame, anchors: Mapping[str, str]) -> str:
 
     labels = list(dict.fromkeys(table["label"]))
     colors = label_colors(labels)
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         figure = Figure(figsize=(10.6, 0.75 + 0.42 * len(labels)), layout="constrained")
         panels = figure.subplots(1, len(PANELS), sharey=True, squeeze=False)[0]
         for axes, (metric, title) in zip(panels, PANELS.items(), strict=True):
@@ -77,7 +77,7 @@ def distributions(table: pd.DataFrame, anchors: Mapping[str, str]) -> str:
                 rows = table.loc[table["label"] == label]
                 _spread(axes, rows, metric, place, colors[label], anchors, outliers_only=len(table) > MOST_POINTS)
             axes.set_title(title, fontsize=9, loc="left")
-            axes.grid(axis="x", color=_INK, alpha=0.12, linewidth=0.6)
+            axes.grid(axis="x", color=INK, alpha=0.12, linewidth=0.6)
             axes.tick_params(axis="y", length=0)
             if not metric.endswith("_mm"):
                 axes.set_xlim(min(axes.get_xlim()[0], 0.95), 1.005)
@@ -86,7 +86,7 @@ def distributions(table: pd.DataFrame, anchors: Mapping[str, str]) -> str:
                 axes.set_xlim(0, None)
         panels[0].set_ylim(len(labels) - 0.4, -0.6)
         panels[0].set_yticks(range(len(labels)), [str(label) for label in labels])
-        return _inline(figure, "spread of metrics over cases", anchors)
+        return inline(figure, "spread of metrics over cases", anchors)
 
 
 def agreement(table: pd.DataFrame, anchors: Mapping[str, str]) -> str:
@@ -110,7 +110,7 @@ def agreement(table: pd.DataFrame, anchors: Mapping[str, str]) -> str:
         return ""
     columns = min(3, len(drawn))
     rows = -(-len(drawn) // columns)
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         figure = Figure(figsize=(3.53 * columns, 2.6 * rows), layout="constrained")
         grid = figure.subplots(rows, columns, squeeze=False)
         for axes in grid.flat[len(drawn) :]:
@@ -120,7 +120,7 @@ def agreement(table: pd.DataFrame, anchors: Mapping[str, str]) -> str:
             axes.set_title(str(label), fontsize=9, loc="left")
         figure.supxlabel("mean of predicted and reference volume (ml)", fontsize=9)
         figure.supylabel("predicted \N{MINUS SIGN} reference (ml)", fontsize=9)
-        return _inline(figure, "agreement of volumes", anchors)
+        return inline(figure, "agreement of volumes", anchors)
 
 
 def limits_of_agreement(differences: np.ndarray) -> tuple[float, float, float]:
@@ -152,7 +152,7 @@ def training_plot(progress_csv: str | os.PathLike[str], png: str | os.PathLike[s
     colors = label_colors(classes)
     epochs = course["epoch"]
     mark = "." if len(course) < 40 else None
-    with rc_context({**_STYLE, **{name: "#222222" for name, value in _STYLE.items() if value == _INK}}):
+    with rc_context({**STYLE, **{name: "#222222" for name, value in STYLE.items() if value == INK}}):
         figure = Figure(figsize=(9, 8), layout="constrained")
         loss, dice, rate = figure.subplots(3, 1, sharex=True, height_ratios=(3, 3, 1.4))
         loss.plot(epochs, course["train_loss"], color=COLORS[0], marker=mark, label="training")
@@ -196,9 +196,9 @@ def _spread(
         low, middle, high = np.percentile(values[finite], (25, 50, 75))
         reach = 1.5 * (high - low)
         inside = values[finite & (values >= low - reach) & (values <= high + reach)]
-        axes.hlines(place, inside.min(), inside.max(), color=_INK, linewidth=0.8, zorder=1)
+        axes.hlines(place, inside.min(), inside.max(), color=INK, linewidth=0.8, zorder=1)
         axes.barh(place, high - low, 0.56, low, color=color, alpha=0.3, edgecolor="none", zorder=2)
-        axes.vlines(middle, place - 0.28, place + 0.28, color=_INK, linewidth=1.4, zorder=4)
+        axes.vlines(middle, place - 0.28, place + 0.28, color=INK, linewidth=1.4, zorder=4)
         outlying = (values < low - reach) | (values > high + reach)
         shown = finite & (outlying | (not outliers_only))
         jitter = np.random.default_rng(place).uniform(-0.2, 0.2, len(values))
@@ -219,7 +219,7 @@ def _bland_altman(axes: Axes, rows: pd.DataFrame, color: str, anchors: Mapping[s
     difference = rows["volume_error_ml"].to_numpy(float)
     mean = (rows["volume_ml"].to_numpy(float) + rows["reference_volume_ml"].to_numpy(float)) / 2
     bias, low, high = limits_of_agreement(difference)
-    axes.axhline(0, color=_INK, linewidth=0.6, alpha=0.5)
+    axes.axhline(0, color=INK, linewidth=0.6, alpha=0.5)
     axes.axhline(bias, color=color, linewidth=1.4)
     for limit in (low, high):
         if np.isfinite(limit):
@@ -236,7 +236,7 @@ def _spread_of_volume(rows: pd.DataFrame) -> float:
     return (high - low) / size if size > 0 and np.isfinite(low) else 0.0
 
 
-def _inline(figure: Figure, name: str, anchors: Mapping[str, str]) -> str:
+def inline(figure: Figure, name: str, anchors: Mapping[str, str]) -> str:
     """The figure as an SVG element for the inside of a page: as wide as fits, in the page's ink, its points named."""
     import matplotlib
 
@@ -257,4 +257,4 @@ def _inline(figure: Figure, name: str, anchors: Mapping[str, str]) -> str:
     named = re.sub(
         r'<a xlink:href="#([^"]+)"[^>]*>', lambda link: f'<a href="#{link[1]}"><title>{cases[link[1]]}</title>', svg
     )
-    return named.replace("xlink:href", "href").replace(_INK, "currentColor")
+    return named.replace("xlink:href", "href").replace(INK, "currentColor")

@@ -23,12 +23,15 @@ from medseg.cli.output import print_json
 from medseg.cli.signals import StopOnSignal
 
 if TYPE_CHECKING:
+    from medseg.dicom.mask_writing import MaskFormat
     from medseg.prediction import Estimate
 
 
 class Format(StrEnum):
     same = "same"
     nifti = "nifti"
+    seg = "seg"
+    rtstruct = "rtstruct"
 
 
 def predict(
@@ -54,7 +57,9 @@ def predict(
     uncertainty: Annotated[
         bool, typer.Option("--uncertainty", help="Also write how undecided the prediction is, in percent, as images.")
     ] = False,
-    output_format: Annotated[Format, typer.Option("--format", help="File format of masks.")] = Format.same,
+    output_format: Annotated[
+        Format, typer.Option("--format", help="File format of masks; seg, rtstruct: DICOM objects.")
+    ] = Format.same,
     as_json: JsonOption = False,
 ) -> None:
     """Segment scans: each mask lies on the grid of its scan and is named after its case.
@@ -63,15 +68,20 @@ def predict(
     """
     from medseg.errors import CasesFailedError, UsageError
     from medseg.prediction import (
+        Choice,
         PredictionSettings,
         Wishes,
+        choice_of,
         estimate_cases,
         jobs_for,
         load_predictor,
         predict_files,
     )
+    from medseg.workspace import Workspace
 
-    models = model or [_model_of(workspace, configuration)]
+    if model and configuration is not None:
+        raise UsageError("predict: -m names a model and -c one of a workspace; give one of them")
+    choice = Choice(tuple(model)) if model else choice_of(Workspace.open(workspace), configuration)
     folds = None if fold in (None, "all") else parse.folds(fold or "", 1000)
     wishes = Wishes(probabilities, uncertainty)
     settings = PredictionSettings(
@@ -82,7 +92,7 @@ def predict(
     )
     if estimate:
         with Display(quiet=as_json) as display:
-            predictor = load_predictor(models, folds, device, precision, settings)
+            predictor = load_predictor(choice.models, folds, device, precision, settings)
             estimates = estimate_cases(predictor, jobs_for(inputs, "", predictor)[0], wishes, progress=display)
         if as_json:
             print_json(_estimates_document(estimates))
@@ -96,19 +106,23 @@ def predict(
         result = predict_files(
             inputs,
             output,
-            models=models,
+            models=choice.models,
             folds=folds,
             device=device,
             precision=precision,
             settings=settings,
+            steps=choice.steps,
             wishes=wishes,
             ending=".nii.gz" if output_format is Format.nifti else None,
+            format=_dicom_format(output_format),
             should_stop=stop,
             progress=display,
         )
     if as_json:
         print_json(
             {
+                "models": [str(path) for path in choice.models],
+                "steps": [str(step) for step in choice.steps],
                 "cases": {case: str(path) for case, path in result.masks.items()},
                 "failures": dict(result.failures),
             }
@@ -120,15 +134,20 @@ def predict(
         raise CasesFailedError("predict", result.failures, len(result.failures) + len(result.masks))
     kept = f" ({len(result.kept)} of them made before)" if result.kept else ""
     typer.echo(f"{len(result.masks)} masks in {output}{kept}")
+    if choice.followed is not None:
+        typer.echo(f"predicted with {choice}, as {choice.followed} says")
     if stop():
         typer.echo("stopped; the same command goes on with the cases that are missing")
 
 
-def _model_of(workspace: Path, configuration: str | None) -> Path:
-    from medseg.workspace import Workspace
-
-    opened = Workspace.open(workspace)
-    return opened.model_folder(opened.plan.configuration(configuration).name)
+def _dicom_format(output_format: Format) -> MaskFormat | None:
+    match output_format:
+        case Format.seg:
+            return "seg"
+        case Format.rtstruct:
+            return "rtstruct"
+        case _:
+            return None
 
 
 def _estimates_text(estimates: Sequence[Estimate]) -> str:

@@ -14,9 +14,10 @@ from medseg.errors import UsageError
 from medseg.interop.nnunet import weights
 from medseg.interop.nnunet.models import CHECKPOINT_FILE, DATASET_FILE, PLANS_FILE
 from medseg.interop.nnunet.plans import dataset_document, exported_values, to_nnunet
-from medseg.model import fold_folder, load_model
+from medseg.model import Model, fold_folder, load_model
 
 TRAINER = "nnUNetTrainer"
+PLANS = "nnUNetPlans"
 
 
 def export_model(
@@ -34,6 +35,9 @@ def export_model(
       ``dataset.json`` declares them so.
     - It computes in half precision on GPUs, whatever the model was trained in.
 
+    Of a cascade both stages are written, each in a folder of its own within the target, named as nnU-Net names them: it
+    predicts with the first, then with the second and ``-prev_stage_predictions``.
+
     The optimiser's state is not in a model: nnU-Net can fine-tune the networks, but not go on with their training.
 
     Returns:
@@ -49,33 +53,39 @@ def export_model(
     if target.exists():
         raise UsageError(f"{target}: is there already; name a folder that is not")
     model = load_model(model_folder, folds)
+    with atomic.replacing_folder(target) as temporary:
+        if model.previous is None:
+            _write(model, temporary)
+        else:
+            for stage in (model.previous, model):
+                _write(stage, temporary / f"{TRAINER}__{PLANS}__{stage.configuration.name}")
+    return exported_values(model.plan.labels)
+
+
+def _write(model: Model, folder: Path) -> None:
     dataset_json = dataset_document(model.plan)
     plans = to_nnunet(model.plan, dataset_json)
-    checkpoints = {
-        fold: weights.to_nnunet(tensors, model.configuration.network) for fold, tensors in model.weights.items()
-    }
-    with atomic.replacing_folder(target) as temporary:
-        for name, document in ((PLANS_FILE, plans), (DATASET_FILE, dataset_json)):
-            (temporary / name).write_text(json.dumps(document, indent=4) + "\n", encoding="utf-8")
-        for fold, tensors in checkpoints.items():
-            content = {
-                "network_weights": tensors,
-                "optimizer_state": None,
-                "grad_scaler_state": None,
-                "logging": {},
-                "_best_ema": None,
-                "current_epoch": 0,
-                "init_args": {
-                    "plans": plans,
-                    "configuration": model.configuration.name,
-                    "fold": int(fold) if fold.isdecimal() else fold,
-                    "dataset_json": dataset_json,
-                    "device": torch.device("cpu"),
-                },
-                "trainer_name": TRAINER,
-                # nnU-Net exchanges no labels when it mirrors.
-                "inference_allowed_mirroring_axes": tuple(a for a in model.mirror_axes if a != model.swap_axis) or None,
-            }
-            fold_folder(temporary, fold).mkdir()
-            torch.save(content, fold_folder(temporary, fold) / CHECKPOINT_FILE)
-    return exported_values(model.plan.labels)
+    folder.mkdir(exist_ok=True)
+    for name, document in ((PLANS_FILE, plans), (DATASET_FILE, dataset_json)):
+        (folder / name).write_text(json.dumps(document, indent=4) + "\n", encoding="utf-8")
+    for fold, tensors in model.weights.items():
+        content = {
+            "network_weights": weights.to_nnunet(tensors, model.configuration.network),
+            "optimizer_state": None,
+            "grad_scaler_state": None,
+            "logging": {},
+            "_best_ema": None,
+            "current_epoch": 0,
+            "init_args": {
+                "plans": plans,
+                "configuration": model.configuration.name,
+                "fold": int(fold) if fold.isdecimal() else fold,
+                "dataset_json": dataset_json,
+                "device": torch.device("cpu"),
+            },
+            "trainer_name": TRAINER,
+            # nnU-Net exchanges no labels when it mirrors.
+            "inference_allowed_mirroring_axes": tuple(a for a in model.mirror_axes if a != model.swap_axis) or None,
+        }
+        fold_folder(folder, fold).mkdir()
+        torch.save(content, fold_folder(folder, fold) / CHECKPOINT_FILE)
