@@ -14,7 +14,7 @@ from medseg.cli.output import print_json
 
 
 def prompt(
-    image: Annotated[Path, typer.Argument(help="The scan.")],
+    image: Annotated[Path, typer.Argument(help="The scan: a file, or a folder of a DICOM series.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="The mask's file.")],
     checkpoint: Annotated[
         Path, typer.Option("--checkpoint", help="Folder of a promptable network, or weights of MedSAM or SAM.")
@@ -75,7 +75,7 @@ def prompt(
     steps = list(load_steps(prompts)) if prompts else []
     scan = io.read(image)
     if from_mask is not None:
-        mask = io.read_labels(from_mask)
+        mask = io.read_labels(from_mask, grid=scan.geometry, image=image)
         scan.geometry.require_equal(mask.geometry, str(image), str(from_mask))
         values = sorted({int(value) for value in set(mask.array.ravel().tolist())} - {0})
         if not values:
@@ -91,7 +91,7 @@ def prompt(
         result = session.replay(steps, progress=display)
     if save_prompts is not None:
         session.save(save_prompts)
-    io.write(result, output, like=image)
+    io.write(result, output, like=image if io.ending_of(image) else None)
     volumes = {name: result.volume_ml(name) for name in result.labels}
     if as_json:
         print_json({"mask": str(output), "engine": session.engine.name, "volume_ml": volumes})
