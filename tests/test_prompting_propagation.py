@@ -52,6 +52,14 @@ def test_it_stops_where_the_object_jumps_or_leaks():
     assert rule.stops(leaked, leaked, 100)
 
 
+def test_what_lies_beside_the_end_of_an_object_is_not_followed():
+    scene = np.zeros((20, 30, 30), bool)
+    scene[5:11, 10:20, 10:20] = True
+    scene[11:, 9, 9:21] = True  # something else, within the margin of the box
+    found = propagate({8: SlicePrompts((10, 10, 20, 20))}, oracle(scene), scene.shape)  # type: ignore[arg-type]
+    assert np.flatnonzero(found.any((1, 2))).tolist() == [5, 6, 7, 8, 9, 10]
+
+
 def test_limits_are_kept():
     found = propagate({10: SlicePrompts((12, 12, 29, 29))}, oracle(ball()), (21, 40, 40), limits=(8, 13))
     assert np.flatnonzero(found.any((1, 2))).tolist() == [8, 9, 10, 11, 12]
