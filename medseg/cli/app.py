@@ -14,6 +14,7 @@ from medseg.cli.commands import (
     machine,
     planning,
     predicting,
+    prompting,
     serving,
     training,
 )
@@ -38,6 +39,7 @@ for verb in (
     planning.preprocess,
     training.train,
     predicting.predict,
+    prompting.prompt,
     evaluating.evaluate,
     evaluating.compare,
     choosing.best,
