@@ -79,7 +79,7 @@ def test_strangers_are_turned_away(tmp_path, archive):
 
 def test_a_study_is_complete_only_when_it_has_been_quiet(tmp_path, archive):
     images = study(4)
-    with Node(settings(tmp_path, archive, quiet_s=1.0), list_images) as node:
+    with Node(settings(tmp_path, archive, quiet_s=3.0), list_images) as node:
         for image in images:
             send([image], node.port)
             time.sleep(0.5)
