@@ -180,3 +180,17 @@ def test_series_are_listed(cases: Path, capsys: pytest.CaptureFixture) -> None:
     (listed,) = json.loads(out)["series"]
     assert (listed["uid"], listed["shape"], listed["spacing_mm"]) == ("1.2.0.1", list(SHAPE), list(SPACING))
     assert not any(value in out for value in PHI.values())
+
+
+def test_one_folder_for_all_channels_and_one_template_each(tmp_path: Path) -> None:
+    for uid, description, plus in (("1.1", "early phase", 0), ("1.2", "late phase", 50)):
+        tags = {"SeriesInstanceUID": uid, "SeriesDescription": description}
+        stack(tmp_path / "p" / "all", count(3, 2, 2) + plus, prefix=uid, **tags)
+    head = "name: D\nchannels: [first, second]\nlabels: {background: 0, a: 1}\n"
+    series = "dicom: {series: {first: late, second: early}}\n"
+    for number, images in enumerate(('"{case}/all"', '{first: "{case}/all", second: "{case}/all"}')):
+        manifest = tmp_path / f"{number}.yaml"
+        manifest.write_text(f"{head}images: {images}\n{series}")
+        (case,) = Dataset.open(manifest).cases
+        image = io.read(case.sources(("first", "second")), channels=2)
+        np.testing.assert_array_equal(image.array, [count(3, 2, 2) + 50, count(3, 2, 2)])

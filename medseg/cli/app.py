@@ -14,6 +14,8 @@ from medseg.cli.commands import (
     machine,
     planning,
     predicting,
+    prompting,
+    serving,
     training,
 )
 
@@ -37,11 +39,13 @@ for verb in (
     planning.preprocess,
     training.train,
     predicting.predict,
+    prompting.prompt,
     evaluating.evaluate,
     evaluating.compare,
     choosing.best,
     choosing.calibrate,
     exporting.export,
+    serving.node,
     dicom_series.series,
     machine.demo,
     machine.doctor,

@@ -7,6 +7,7 @@ weighted 1, 1/2, 1/4 ... with the coarsest left out (Isensee et al., Nature Meth
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import reduce
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the field's name for it
@@ -49,7 +50,7 @@ class DiceCrossEntropy(torch.nn.Module):
         """
         logits = logits.float()
         if unannotated is not None:
-            return self._partial(logits, target, unannotated.to(logits.device))
+            return self._partial(logits, target, unannotated.to(logits.device, non_blocking=True))
         valid = None if self._ignore is None else target != self._ignore
         if self._regions is not None:
             wanted = region_targets(target, self._regions).to(logits.dtype)
@@ -59,7 +60,7 @@ class DiceCrossEntropy(torch.nn.Module):
             indices = target.long() if valid is None else torch.where(valid, target, 0).long()
             logarithms = logits.log_softmax(1)
             entropy = _entropy(logarithms, indices)
-            wanted = F.one_hot(indices, logits.shape[1]).movedim(-1, 1)[:, 1:].to(logits.dtype)
+            wanted = _one_hot(indices, logits)
             probabilities = logarithms[:, 1:].exp()
         if valid is None:
             return entropy.mean() + self._dice(probabilities, wanted)
@@ -76,7 +77,8 @@ class DiceCrossEntropy(torch.nn.Module):
             entropy = (entropy * known).sum(1) / known.sum(1).clamp_min(1.0)
             probabilities = logits.sigmoid()
         else:
-            unknown = unannotated[:, self._order.to(logits.device)]  # by output channel, background left out
+            order = self._order.to(logits.device, non_blocking=True)
+            unknown = unannotated[:, order]  # by output channel, background left out
             known = (~unknown).to(logits.dtype).view(*unknown.shape, *ones)
             indices = torch.where(valid, target, 0).long()
             logarithms = logits.log_softmax(1)
@@ -84,7 +86,7 @@ class DiceCrossEntropy(torch.nn.Module):
             merged = merged | (torch.arange(logits.shape[1], device=logits.device) == 0).view(1, -1, *ones)
             background = logarithms.masked_fill(~merged, -torch.inf).logsumexp(1, keepdim=True)
             entropy = _entropy(torch.cat([background, logarithms[:, 1:]], 1), indices)
-            wanted = F.one_hot(indices, logits.shape[1]).movedim(-1, 1)[:, 1:].to(logits.dtype)
+            wanted = _one_hot(indices, logits)
             probabilities = logarithms[:, 1:].exp()
         mask = valid.unsqueeze(1).to(logits.dtype)
         dice = self._dice(probabilities * mask * known, wanted * mask * known, known.flatten(1))
@@ -135,6 +137,12 @@ def _entropy(logarithms: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
     return -logarithms.gather(1, indices.unsqueeze(1)).squeeze(1)
 
 
+def _one_hot(indices: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+    """Indices (B, ...) as (B, K - 1, ...) of the logits' type, without background."""
+    classes = torch.arange(1, logits.shape[1], device=logits.device).view(1, -1, *[1] * (logits.ndim - 2))
+    return (indices.unsqueeze(1) == classes).to(logits.dtype)
+
+
 def scale_weights(scales: int) -> tuple[float, ...]:
     """Weights of the scales, finest first, with sum 1."""
     raw = [0.5**scale for scale in range(scales)]
@@ -154,7 +162,7 @@ def downsample_labels(target: torch.Tensor, shape: Sequence[int]) -> torch.Tenso
 
 def region_targets(target: torch.Tensor, regions: Sequence[Sequence[int]]) -> torch.Tensor:
     """Whether each voxel of label indices (B, ...) belongs to each region: (B, R, ...) bool."""
-    return torch.stack([torch.isin(target, torch.tensor(list(r), device=target.device)) for r in regions], dim=1)
+    return torch.stack([reduce(torch.logical_or, [target == index for index in region]) for region in regions], dim=1)
 
 
 def hard_dice_counts(

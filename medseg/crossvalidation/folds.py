@@ -1,7 +1,4 @@
-"""Folds from start to end: prepare what is missing, train, predict the held-out cases, measure them.
-
-Each part is found again when it is done, so a run that stopped anywhere goes on there.
-"""
+"""One fold from start to end: prepare what is missing, train, and have the held-out cases measured."""
 
 from __future__ import annotations
 
@@ -14,47 +11,29 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-import psutil
 import torch
 
-from medseg import atomic, documents, io, store
+from medseg import atomic, documents
+from medseg.crossvalidation.held_out import validate_fold
 from medseg.device import choose_device, choose_precision, describe, deterministic_algorithms
-from medseg.errors import CasesFailedError, UsageError
-from medseg.evaluation import Evaluation, Pair, Pairing, evaluate_pairs, write_tables
-from medseg.model import (
-    MODEL_FILE,
-    PREVIOUS_FOLDER,
-    VALIDATION_FOLDER,
-    WEIGHTS_FILE,
-    ModelDocument,
-    fold_folder,
-    load_model,
-)
+from medseg.errors import UsageError
+from medseg.evaluation import Evaluation
+from medseg.model import MODEL_FILE, PREVIOUS_FOLDER, WEIGHTS_FILE, ModelDocument, fold_folder
 from medseg.networks.memory import freed_memory_kept
 from medseg.planning.plan import Configuration
-from medseg.prediction import (
-    DEFAULT_SETTINGS,
-    Job,
-    PredictionSettings,
-    Predictor,
-    Wishes,
-    predict_cases,
-)
 from medseg.progress import Progress, silent
 from medseg.report import training_plot
-from medseg.selection import probabilities_of
-from medseg.training.loop import PROGRESS_FILE, Run, Trainer, train_network
-from medseg.training.partial import annotated_rows
+from medseg.training.cases import open_cases, stored_cases
+from medseg.training.curve import PROGRESS_FILE
+from medseg.training.loop import train_network
 from medseg.training.pretrained import load_pretrained
 from medseg.training.recipe import DEFAULT_EPOCHS, EPOCH_ITERATIONS, recipe_for_iterations
-from medseg.training.sampling import InMemoryCase, PatchSource
+from medseg.training.run import Run
+from medseg.training.sampling import PatchSource
 from medseg.training.starting import RUN_FILE, Length, run_under_way, within_budget
 from medseg.training.team import ALONE, Team
-from medseg.workspace import Workspace, preprocess, previous_masks
-
-# Prepared cases are held in memory while they take at most this part of what is free; else patches come from disk.
-MEMORY_SHARE = 0.5
+from medseg.training.trainer import Trainer
+from medseg.workspace import Workspace, preprocess
 
 log = logging.getLogger(__name__)
 
@@ -130,8 +109,9 @@ def train(
         if team.leads:
             preprocess(opened, chosen, cases=[*split.train, *split.validation], workers=workers, progress=progress)
         team.wait()
-        cases, held_out = (_open_cases(opened, chosen, names, team) for names in (split.train, split.validation))
         where = choose_device(team.device_name(device))
+        cases = open_cases(opened, chosen, split.train, team, where)
+        held_out = stored_cases(opened, chosen, split.validation)
         if run is None and team.leads:
             steps, batch = length.steps or DEFAULT_EPOCHS * EPOCH_ITERATIONS, chosen.batch_size * team.size
             run = Run(
@@ -163,110 +143,6 @@ def train(
         progress=progress,
     )
     return None if evaluation is None else FoldResult(folder, evaluation)
-
-
-def validate_fold(
-    workspace: Workspace,
-    configuration: Configuration,
-    fold: int,
-    *,
-    device: str = "auto",
-    precision: str = "auto",
-    settings: PredictionSettings = DEFAULT_SETTINGS,
-    probabilities: bool = False,
-    team: Team = ALONE,
-    should_stop: Callable[[], bool] = lambda: False,
-    progress: Progress = silent,
-) -> Evaluation | None:
-    """Predict the held-out cases of a trained fold into its ``validation`` folder and measure them.
-
-    Masks newer than the weights are kept, so an interrupted validation goes on; with ``probabilities``, those that have
-    theirs beside them. Of a team each process predicts its part of the cases.
-
-    Returns:
-        The comparison, or None if it was stopped before all cases were predicted.
-
-    Raises:
-        CasesFailedError: some cases could not be predicted; the others are written.
-    """
-    model_folder = workspace.model_folder(configuration.name)
-    folder = fold_folder(model_folder, fold) / VALIDATION_FOLDER
-    weights_time = (fold_folder(model_folder, fold) / WEIGHTS_FILE).stat().st_mtime_ns
-    names = set(workspace.split(fold).validation)
-    cases = [case for case in workspace.dataset.cases if case.name in names]
-    previous = previous_masks(workspace, configuration, [case.name for case in cases])
-    jobs = [
-        Job(
-            case.name,
-            case.sources(workspace.plan.channels),
-            folder / f"{case.name}{io.mask_ending(case.images[0])}",
-            previous.get(case.name),
-        )
-        for case in cases
-    ]
-
-    def is_there(job: Job) -> bool:
-        files = [job.output, *([probabilities_of(job.output)] if probabilities else [])]
-        return all(path.is_file() and path.stat().st_mtime_ns > weights_time for path in files)
-
-    waiting = [job for job in jobs if not is_there(job)]
-    team.wait()
-    waiting = waiting[team.rank :: team.size]
-    left = 0
-    if waiting:
-        predictor = Predictor(load_model(model_folder, (fold,)), team.device_name(device), precision, settings)
-        wishes = Wishes(probabilities=probabilities)
-        done = predict_cases(predictor, waiting, wishes=wishes, should_stop=should_stop, progress=progress)
-        if done.failures:
-            raise CasesFailedError(f"validation of fold {fold}", done.failures, len(jobs))
-        left = len(waiting) - len(done.masks)
-    if team.any(left > 0):
-        return None
-    pairs = {
-        job.case: Pair(job.output, case.label, case.segments)
-        for job, case in zip(jobs, cases, strict=True)
-        if case.label is not None
-    }
-    evaluation = evaluate_pairs(Pairing(pairs, {}, ()), workspace.plan.labels, progress=progress)
-    evaluation = annotated_rows(evaluation, cases)
-    if team.leads:
-        write_tables(evaluation, folder)
-    return evaluation
-
-
-def predict_held_out(
-    workspace: str | os.PathLike[str] | Workspace,
-    configurations: Sequence[str] | None = None,
-    *,
-    device: str = "auto",
-    precision: str = "auto",
-    progress: Progress = silent,
-) -> None:
-    """Predict the held-out cases of all trained folds with their probabilities, as far as these are missing.
-
-    What :func:`medseg.selection.choose_best` needs for pairs, and :func:`medseg.trust.calibrate` for anything.
-
-    Args:
-        configurations: names; by default all that have a trained fold.
-
-    Raises:
-        CasesFailedError: some cases could not be predicted; the others are written.
-    """
-    opened = workspace if isinstance(workspace, Workspace) else Workspace.open(workspace)
-    for configuration in opened.plan.configurations:
-        if configurations is not None and configuration.name not in configurations:
-            continue
-        for fold in range(len(opened.splits)):
-            if (fold_folder(opened.model_folder(configuration.name), fold) / WEIGHTS_FILE).is_file():
-                validate_fold(
-                    opened,
-                    configuration,
-                    fold,
-                    device=device,
-                    precision=precision,
-                    probabilities=True,
-                    progress=progress,
-                )
 
 
 def _train_fold(
@@ -316,24 +192,3 @@ def _bring_along(stage: Path, target: Path) -> None:
         for weights in stage.glob(f"fold_*/{WEIGHTS_FILE}"):
             (temporary / weights.parent.name).mkdir()
             shutil.copy2(weights, temporary / weights.parent.name / WEIGHTS_FILE)
-
-
-def _open_cases(
-    workspace: Workspace, configuration: Configuration, names: Sequence[str], team: Team = ALONE
-) -> list[PatchSource]:
-    """Prepared cases, in memory if they fit there well, else read patch by patch."""
-    folder = workspace.preprocessed_folder(configuration.name)
-    stored = [store.open_case(folder, name) for name in names]
-    needed = sum((4 * case.channels + 2) * case.shape[0] * case.shape[1] * case.shape[2] for case in stored)
-    if needed * team.size > MEMORY_SHARE * psutil.virtual_memory().available:
-        log.info("%d prepared cases (%.1f GB) stay on disk", len(stored), needed / 1e9)
-        return [*stored]
-    return [
-        InMemoryCase(
-            case.read_image(),
-            case.read_labels(),
-            tuple(np.asarray(voxels) for voxels in case.foreground),
-            case.read_previous(),
-        )
-        for case in stored
-    ]
