@@ -96,20 +96,20 @@ def _map_here_first(
     progress: Progress,
     seconds: float,
 ) -> list[Outcome[R]]:
-    done: list[Outcome[R]] = []
+    outcomes: list[Outcome[R]] = []
 
-    def onwards(number: float, total: float, what: str) -> None:
-        progress(len(cases) - total + number, len(cases), what)
+    def onwards(done: float, total: float, what: str) -> None:
+        progress(len(cases) - total + done, len(cases), what)
 
     start = time.perf_counter()
-    while len(done) < len(cases) and time.perf_counter() - start < seconds:
-        done += _map_here(function, cases[len(done) : len(done) + 1], name, what, silent)
-        progress(len(done), len(cases), what)
-    rest = cases[len(done) :]
-    left = (time.perf_counter() - start) / len(done) * len(rest)
+    while len(outcomes) < len(cases) and time.perf_counter() - start < seconds:
+        outcomes += _map_here(function, cases[len(outcomes) : len(outcomes) + 1], name, what, silent)
+        progress(len(outcomes), len(cases), what)
+    rest = cases[len(outcomes) :]
+    left = (time.perf_counter() - start) / len(outcomes) * len(rest)
     if left * (1 - 1 / workers) <= _START_SECONDS:
-        return done + _map_here(function, rest, name, what, onwards)
-    return done + map_cases(function, rest, name=name, what=what, workers=workers, progress=onwards)
+        return outcomes + _map_here(function, rest, name, what, onwards)
+    return outcomes + map_cases(function, rest, name=name, what=what, workers=workers, progress=onwards)
 
 
 def values(outcomes: Sequence[Outcome[R]], what: str) -> list[R]:

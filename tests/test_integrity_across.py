@@ -235,6 +235,9 @@ def test_the_page_holds_findings_commands_and_pictures(tmp_path: Path) -> None:
     assert text.count("<svg") == 2
     sick = examination_report(integrity.examine(tmp_path / "nothing"), tmp_path / "out").read_text()
     assert "no such file or folder" in sick and "<svg" not in sick
+    for file in folder.glob("*Tr/*.nii.gz"):
+        file.write_bytes(b"")
+    assert "<svg" not in examination_report(integrity.examine(folder), tmp_path / "out").read_text()
     assert (
         "Nothing to complain about"
         in examination_report(
