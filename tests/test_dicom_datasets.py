@@ -115,17 +115,17 @@ def test_several_series_are_channels_of_a_case(tmp_path: Path) -> None:
     image, mask = load_case(dataset.cases[0], dataset.labels, dataset.channels)
     assert image.array.shape == (2, *SHAPE) and mask is not None
     np.testing.assert_array_equal(image.array[1, ::2, ::2, ::2], count(6, 8, 9))
-    assert not [finding for finding in examine(tmp_path / "m.yaml") if finding.severity == "error"]
+    assert not [finding for finding in examine(tmp_path / "m.yaml").findings if finding.severity == "error"]
     (tmp_path / "m.yaml").write_text(text)
-    (finding,) = (finding for finding in examine(tmp_path / "m.yaml") if finding.severity == "error")
+    (finding,) = (finding for finding in examine(tmp_path / "m.yaml").findings if finding.severity == "error")
     assert finding.case == "p1"
 
 
 def test_the_doctor_reads_dicom(cases: Path, tmp_path: Path) -> None:
-    assert [finding.severity for finding in examine(cases / "manifest.yaml")] == []
+    assert [finding.severity for finding in examine(cases / "manifest.yaml").findings] == []
     stack(tmp_path / "a", count(4, 2, 2), positions=[[0, 0, z] for z in (0, 1, 2, 4)])
     stack(tmp_path / "b", count(3, 2, 2), SeriesInstanceUID="1.9")[0].write_bytes(b"\0" * 128 + b"DICM")
-    problems = [(finding.severity, finding.problem) for finding in examine(tmp_path)]
+    problems = [(finding.severity, finding.problem) for finding in examine(tmp_path).findings]
     assert any(severity == "error" and "1 slice is missing" in problem for severity, problem in problems)
     assert any(severity == "error" and "ends before any pixels" in problem for severity, problem in problems)
 
