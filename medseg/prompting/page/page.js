@@ -4,6 +4,7 @@ import { DRAG_MODE, MULTIPLANAR_TYPE, Niivue, SHOW_RENDER, SLICE_TYPE } from "./
 import { boxBetween, millimetres, tiles } from "./geometry.js";
 
 const OBJECTS = 9; // that the page offers; a file of prompts may bring more
+const LABEL_INTENT = 1002; // of NIfTI: values are names, not amounts, and are coloured one by one
 const SHORTEST_DRAG = 3; // pixels; less is a click
 const PROGRESS_AFTER_MS = 400;
 
@@ -15,11 +16,12 @@ const nv = new Niivue({
   multiplanarShowRender: SHOW_RENDER.NEVER,
   multiplanarLayout: MULTIPLANAR_TYPE.AUTO,
   multiplanarPadPixels: 6,
-  crosshairWidth: 1,
+  crosshairWidth: 0.25,
   crosshairWidthUnit: "percent",
   crosshairColor: [0.3, 0.64, 1, 0.7],
   crosshairGap: 4,
-  fontSizeScaling: 0.3,
+  fontSizeScaling: 0.4,
+  fontColor: [1, 1, 1, 1],
   dragMode: DRAG_MODE.windowing,
   dragAndDropEnabled: false,
   backColor: [0, 0, 0, 1],
@@ -29,6 +31,7 @@ const nv = new Niivue({
   viewModeHotKey: "",
 });
 let state = null;
+let opened = false;
 let busy = false;
 let drag = null;
 
@@ -324,6 +327,7 @@ async function showChannel(channel) {
     { url: `image-${channel}.nii`, name: "image.nii" },
     { url: "mask.nii", name: "mask.nii", cal_min: 0, cal_max: 255, opacity: Number(element("opacity").value) },
   ]);
+  nv.volumes[1].hdr.intent_code = LABEL_INTENT;
   nv.volumes[1].setColormapLabel(labelColours());
   nv.setSliceType(SLICE_TYPE.MULTIPLANAR);
   nv.updateGLVolume();
@@ -373,14 +377,16 @@ async function begin() {
   await showChannel(0);
   state = found;
   await take(found);
+  lookAt(found.shape.map((size) => Math.floor(size / 2))); // a slice, not the border of two
   listen();
   showTool();
+  opened = true;
   say("Draw a box around an object, or click into it.");
 }
 
 // For whoever drives the page from outside, as its test does.
 window.medseg = {
-  ready: () => state !== null,
+  ready: () => opened,
   busy: () => busy,
   voxels: (object) => nv.volumes[1].img.reduce((count, value) => count + (value === object ? 1 : 0), 0),
   tiles: () => tiles(nv, state),
