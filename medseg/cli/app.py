@@ -6,7 +6,17 @@ from typing import Annotated
 
 import typer
 
-from medseg.cli.commands import choosing, evaluating, exporting, machine, planning, predicting, prompting, training
+from medseg.cli.commands import (
+    choosing,
+    evaluating,
+    exporting,
+    machine,
+    planning,
+    predicting,
+    prompting,
+    pseudo_labels,
+    training,
+)
 
 app = typer.Typer(
     name="medseg",
@@ -29,6 +39,7 @@ for verb in (
     training.train,
     predicting.predict,
     prompting.prompt,
+    pseudo_labels.pseudo_label,
     evaluating.evaluate,
     evaluating.compare,
     choosing.best,
