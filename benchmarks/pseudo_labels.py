@@ -1,7 +1,7 @@
 """What pseudo-labels are worth: a few labels, the same with boxes for the other scans, and all labels.
 
     python -m benchmarks.pseudo_labels DATASET -w FOLDER [--splits FILE] [--share 0.2] [--iterations 400] [--batch 2]
-                                       [--accept-above 0.85] [--device cpu]
+                                       [--sure 0.8] [--accept-above 0.85] [--device cpu]
 
 Of fold 0's training cases a share, drawn with seed 0, keeps its labels. A promptable network learns from these and
 proposes masks for the others from one box an object: that of its reference, each face moved by up to 2 voxels. Objects
@@ -29,6 +29,7 @@ from medseg.prompting.promptable import SUFFIX
 from medseg.prompting.simulation import JITTER_VOXELS, jittered_box, tight_box
 from medseg.prompting.training import train_promptable
 from medseg.pseudo_labels import Proposed, accept, propose, read_prompts
+from medseg.pseudo_labels.proposing import SURE
 from medseg.pseudo_labels.table import BOX
 from medseg.splits import Split, load_splits, make_splits, save_splits
 from medseg.workspace import Workspace, plan_workspace
@@ -109,6 +110,7 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=0.2)
     parser.add_argument("--iterations", type=int, default=400)
     parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--sure", type=float, default=SURE)
     parser.add_argument("--accept-above", type=float, default=0.85)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
@@ -135,6 +137,7 @@ def main() -> None:
         promptable,
         folder / "proposals",
         labelled=workspace.dataset_path,
+        sure=given.sure,
         accept_above=given.accept_above,
         device=given.device,
     )
