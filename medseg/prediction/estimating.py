@@ -20,7 +20,7 @@ from medseg.prediction.predictor import Predictor
 from medseg.preprocessing import target_grid
 from medseg.progress import Progress, silent
 
-# Reading, resampling, deciding and writing, a voxel and channel of the scan: `python -m benchmarks.inference` on two cores.
+# Reading, resampling, deciding and writing, a voxel and channel of the scan, on two cores: benchmarks.inference.
 SECONDS_A_VOXEL = 1.2e-7
 
 
