@@ -24,7 +24,9 @@ def require_writable(path: PathLike, image: PathLike) -> None:
     """
     if _is_seg(path):
         if not _is_dicom(Path(image)):
-            raise UsageError(f"-o {path}: a SEG refers to DICOM images, found {image}; give the series, or write .nii.gz")
+            raise UsageError(
+                f"-o {path}: a SEG refers to DICOM images, found {image}; give the series, or write .nii.gz"
+            )
         return
     try:
         formats.writer(Path(path))
