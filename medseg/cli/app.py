@@ -6,7 +6,20 @@ from typing import Annotated
 
 import typer
 
-from medseg.cli.commands import choosing, evaluating, exporting, machine, planning, predicting, prompting, training
+from medseg.cli.commands import (
+    choosing,
+    dicom_series,
+    evaluating,
+    exporting,
+    finetuning,
+    machine,
+    planning,
+    predicting,
+    prompting,
+    pseudo_labels,
+    serving,
+    training,
+)
 
 app = typer.Typer(
     name="medseg",
@@ -29,10 +42,15 @@ for verb in (
     training.train,
     predicting.predict,
     prompting.prompt,
+    pseudo_labels.pseudo_label,
+    finetuning.finetune_sam,
     evaluating.evaluate,
     evaluating.compare,
     choosing.best,
+    choosing.calibrate,
     exporting.export,
+    serving.node,
+    dicom_series.series,
     machine.demo,
     machine.doctor,
 ):

@@ -58,7 +58,7 @@ def low_resolution_logits(
 ) -> torch.Tensor:
     """Logits (1, 1, h, w) of the object on the network's square, a quarter of its size."""
     size = network.config.vision_config.image_size
-    scale_y, scale_x = _scales(shape, size, style)
+    scale_y, scale_x = scales(shape, size, style)
     given: dict[str, torch.Tensor] = {}
     if prompts.box is not None:
         y0, x0, y1, x1 = prompts.box
@@ -90,7 +90,8 @@ def _scaled(shape: tuple[int, ...], size: int) -> tuple[int, int]:
     return int(shape[0] * scale + 0.5), int(shape[1] * scale + 0.5)
 
 
-def _scales(shape: tuple[int, int], size: int, style: Style) -> tuple[float, float]:
+def scales(shape: tuple[int, int], size: int, style: Style) -> tuple[float, float]:
+    """From voxels (y, x) of a slice to pixels of the network's square."""
     height, width = (size, size) if style == "medsam" else _scaled(shape, size)
     return height / shape[0], width / shape[1]
 

@@ -66,9 +66,9 @@ def prompt(
     """
     from medseg import io
     from medseg.errors import UsageError
-    from medseg.prompting.saving import require_writable, save_mask
     from medseg.prompting import Box, MaskPrompt, Point, Prompt, Scribble, load
     from medseg.prompting.prompts import load_steps
+    from medseg.prompting.saving import require_writable, save_mask
 
     drawn: list[Prompt] = []
     for text in box or ():
