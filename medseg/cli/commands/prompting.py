@@ -24,7 +24,10 @@ def prompt(
         Path, typer.Option("--checkpoint", help="Folder of a promptable network, or weights of MedSAM or SAM.")
     ],
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="The mask's file; .dcm: a SEG of a DICOM series.")
+        Path | None,
+        typer.Option(
+            "-o", "--output", help="The mask's file; .dcm: a SEG of a DICOM series. [with --ui: IMAGE_mask.nii.gz]"
+        ),
     ] = None,
     ui: Annotated[
         bool, typer.Option("--ui", help="Serve a page to draw prompts on, to this machine only, until Ctrl-C.")
@@ -59,7 +62,7 @@ def prompt(
     Example: `medseg prompt ct.nii.gz -o mask.nii.gz --checkpoint workspace/models/3d_fullres_promptable
     --box 10,40,52,18,60,80 --point 12,44,60,-`
 
-    With the mouse: `medseg prompt --ui ct.nii.gz -o mask.nii.gz --checkpoint workspace/models/3d_fullres_promptable`
+    With the mouse: `medseg prompt --ui ct.nii.gz --checkpoint workspace/models/3d_fullres_promptable`
     """
     from medseg import io
     from medseg.errors import UsageError
@@ -79,7 +82,9 @@ def prompt(
         z, y, x = _numbers(match[1] if match else text, "--point", 3)
         drawn.append(Point((z, y, x), positive=match is None or match[2] != "-"))
     if output is None:
-        raise UsageError("prompt: where does the mask go? give -o MASK")
+        output = Path(f"{io.name_of(image)}_mask{io.mask_ending(image)}")
+        if not ui or output.exists():
+            raise UsageError(f"prompt: where does the mask go? give -o {output}, or another file")
     if ui and as_json:
         raise UsageError("prompt: --ui and --json do not go together")
     if not (drawn or from_mask or prompts or ui):
