@@ -69,6 +69,7 @@ def prepared_trainer(folder: Path, configuration: str, batch: int | None, device
             shutil.copy(raw / "splits.json", home / "splits_final.json")
         (home / "done").touch()
     plans = json.loads((home / "nnUNetPlans.json").read_text())
+    plans["continue_training"] = False  # what nnU-Net's own entry puts there
     if batch is not None:
         plans["configurations"][configuration]["batch_size"] = batch
     trainer = nnUNetTrainer(plans, configuration, 0, json.loads((home / "dataset.json").read_text()), device)

@@ -30,8 +30,10 @@ from medseg.dataset import Dataset
 from medseg.device import choose_device, choose_precision
 from medseg.evaluation import foreground_mean, summarize
 from medseg.networks.memory import freed_memory_kept
-from medseg.training.loop import Run, Trainer
+from medseg.training.cases import open_cases
 from medseg.training.recipe import LONG_RUN_ITERATIONS, recipe_for_iterations
+from medseg.training.run import Run
+from medseg.training.trainer import Trainer
 from medseg.workspace import Workspace, plan_workspace, preprocess
 
 CONFIGURATION = "3d_fullres"
@@ -72,7 +74,7 @@ def own_rows(workspace: Workspace, options: argparse.Namespace) -> list[Row]:
     device = choose_device(options.device)
     split = workspace.split(0)
     preprocess(workspace, configuration, cases=[*split.train, *split.validation])
-    cases = crossvalidation._open_cases(workspace, configuration, split.train)
+    cases = open_cases(workspace, configuration, split.train, device=device)
     rows = []
     for precision in dict.fromkeys((choose_precision("auto", device), "fp32")):
         recipe = recipe_for_iterations(LONG_RUN_ITERATIONS, configuration.batch_size)

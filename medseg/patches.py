@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
@@ -74,10 +75,11 @@ def random_start(
     return tuple(starts)
 
 
-def copy_patch(source: np.ndarray, start: Sequence[int], target: np.ndarray) -> None:
-    """Copy the patch of ``target``'s size at ``start`` into it; the last axes are spatial, leading ones are copied.
+def copy_patch(source: Any, start: Sequence[int], target: Any) -> None:
+    """Copy the patch of ``target``'s size at ``start`` into it, both of them arrays or both tensors.
 
-    ``start`` may reach beyond the source; voxels outside are left as they are in ``target``.
+    The last axes are spatial, leading ones are copied. ``start`` may reach beyond the source; voxels outside are left
+    as they are in ``target``.
     """
     lead = target.ndim - len(start)
     take: list[slice] = [slice(None)] * lead

@@ -26,7 +26,7 @@ class Scan:
 def find_scans(
     inputs: Sequence[Path],
     channels: Sequence[str],
-    choice: dicom.Choice = dicom.ANY,
+    choice: dicom.SeriesChoice = dicom.ANY,
     *,
     progress: Progress = silent,
 ) -> tuple[Scan, ...]:
@@ -78,7 +78,7 @@ def _holds_dicom(folder: Path, images: Sequence[Path]) -> bool:
         UsageError: both lie there side by side.
     """
     if not images or all(formats.is_picture(image) for image in images):
-        return any(formats.is_dicom(file) for file in folder.rglob("*") if file.is_file() and file not in images)
+        return formats.holds_dicom(folder)
     others = (entry for entry in folder.iterdir() if entry.is_file() and entry not in images)
     if beside := next((entry for entry in others if formats.is_dicom(entry)), None):
         raise UsageError(f"{folder}: holds DICOM ({beside.name}) beside {images[0].name}; give one or the other")

@@ -13,6 +13,7 @@ from typing import Protocol, TypeVar
 import torch
 
 from medseg import patches
+from medseg.networks.memory import give_back_freed_memory
 
 # Logits (B, K, ...) float32 of windows (B, C, ...) on the same device.
 WindowLogits = Callable[[torch.Tensor], torch.Tensor]
@@ -94,11 +95,12 @@ def _stitch_slabs(
         if low < high:
             at = low + before[0] - first
             image[(slice(None), slice(at, at + high - low), *inside)] = scan.planes(low, high).to(device)
+            give_back_freed_memory()
         for group in _groups(windows, together):
-            batch = torch.stack([image[(..., *window)] for window in group])
-            for window, logits in zip(group, _logits(window_logits, batch), strict=True):
-                total[(..., *window)].addcmul_(logits.to(sums_device), weights)
+            for window in group:
                 weight[(..., *window)] += weights
+            _add(window_logits, [image[(..., *w)] for w in group], [total[(..., *w)] for w in group], weights)
+        give_back_freed_memory()  # what it took to read planes, or to compute windows, must not add up
         finished = following - first
         low, high = max(0, before[0] - first), min(finished, before[0] + size[0] - first)
         if low < high:
@@ -135,10 +137,17 @@ def _stitch_planes(
         image[(..., *inside)] = scan.planes(first, first + planes).to(device)
         total = torch.zeros((outputs, planes, *plane), device=device)
         for group in _groups(list(itertools.product(range(planes), windows)), together):
-            batch = torch.stack([image[(slice(None), index, *window)] for index, window in group])
-            for (index, window), logits in zip(group, _logits(window_logits, batch), strict=True):
-                total[(slice(None), index, *window)].addcmul_(logits, weights)
+            here = [(slice(None), index, *window) for index, window in group]
+            _add(window_logits, [image[place] for place in here], [total[place] for place in here], weights)
         yield total[(..., *inside)].div_(weight[inside])
+
+
+def _add(
+    window_logits: WindowLogits, windows: list[torch.Tensor], totals: list[torch.Tensor], weights: torch.Tensor
+) -> None:
+    """Weighted logits of windows into their places; a function, so that none are held while the next are computed."""
+    for total, logits in zip(totals, _logits(window_logits, torch.stack(windows)), strict=True):
+        total.addcmul_(logits.to(weights.device), weights)
 
 
 def _logits(window_logits: WindowLogits, batch: torch.Tensor) -> torch.Tensor:

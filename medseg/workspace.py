@@ -242,13 +242,14 @@ def _case_name(case: CaseRef) -> str:
 
 def _preparation_key(plan: Plan, configuration: Configuration, case: CaseRef, previous: Path | None) -> str:
     """Changes whenever a prepared case would: with the files, or with what the plan says about preparing."""
-    files = [path for path in (*case.images, case.label, previous) if path is not None]
     labels = replace(plan.labels, mirror_pairs=None)  # what mirroring exchanges, preparing does not
     read = (plan.orientation, plan.axis_order, labels, plan.intensities)
     made = (configuration.spacing_mm, configuration.normalization, configuration.dimensions)
     checked = () if case.annotated is None else (case.annotated,)
     parts = [documents.to_json(value) for value in (*read, *made, *checked)]
-    stamps = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files if path.exists()]
+    stamps = list(case.stamps())
+    if previous is not None:
+        stamps.append((previous.name, previous.stat().st_size, previous.stat().st_mtime_ns))
     return hashlib.sha256(repr((parts, stamps)).encode()).hexdigest()
 
 
@@ -266,6 +267,7 @@ def _known_fingerprint(workspace: Workspace, dataset: Dataset) -> Fingerprint | 
         raise UsageError(
             f"{workspace.root} holds the dataset {before.name}, not {dataset.name}; choose another workspace with -w"
         )
-    newest = max(path.stat().st_mtime_ns for case in dataset.cases for path in (*case.images, case.label) if path)
+    files = (file for case in dataset.cases for path in case.files for file in io.files_of(path))
+    newest = max((file.stat().st_mtime_ns for file in files), default=0)
     fresh = newest < workspace.fingerprint_path.stat().st_mtime_ns
     return fingerprint if before == dataset and fresh else None

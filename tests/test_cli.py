@@ -18,11 +18,12 @@ import numpy as np
 import pytest
 
 from medseg import cli, io
+from medseg.cli.side_by_side import train_side_by_side
 from medseg.model import load_tensors
 from medseg.phantoms import PhantomKind, write_dataset
 
 TINY = PhantomKind(finest_mm=(9.0, 7.0, 7.0), coarsest_mm=(11.0, 8.0, 8.0))
-VERBS = ("plan", "preprocess", "train", "predict", "evaluate", "export", "demo", "doctor")
+VERBS = ("plan", "preprocess", "train", "predict", "evaluate", "export", "series", "demo", "doctor")
 
 
 def medseg(capsys, *arguments: object) -> tuple[int, str, str]:
@@ -100,6 +101,25 @@ def test_a_trained_fold_is_not_trained_again(capsys, trained):
     assert weights.stat().st_mtime_ns == before
     for name in ("run.json", "progress.csv", "progress.png", "validation/metrics.csv", "validation/metrics.json"):
         assert (weights.parent / name).is_file(), name
+
+
+def test_folds_side_by_side_are_those_one_after_the_other(capsys, trained, tmp_path):
+    workspace = shutil.copytree(trained, tmp_path / "w", ignore=shutil.ignore_patterns("models"))
+    options = ("--iterations", 2, "--deterministic")
+    code, out, err = medseg(capsys, "train", "-w", workspace, "--fold", "0,1", "--device", "cpu,cpu", *options)
+    assert code == 0, err
+    assert "fold 0: " in out
+    assert "fold 1: " in out
+    weights = [path / "models/3d_fullres/fold_0/weights.safetensors" for path in (trained, workspace)]
+    before, after = (load_tensors(path)[0] for path in weights)
+    assert all(before[name].equal(value) for name, value in after.items())
+
+
+def test_a_fold_side_by_side_that_fails_is_told():
+    lines: list[str] = []
+    assert train_side_by_side(["bogus"], [3], ["cpu", "cpu"], lines.append) == {3: 2}
+    assert lines[-1].startswith("fold 3: medseg: No such command 'bogus'")
+    assert train_side_by_side(["bogus"], [3], ["cpu"], lines.append, should_stop=lambda: True) == {}
 
 
 def test_another_length_needs_a_restart(capsys, trained):

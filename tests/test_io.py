@@ -715,8 +715,8 @@ def test_headers_that_make_no_sense(tmp_path: Path, fields: dict[str, object], m
         (b"\x1f\x8b\x08abc", "gzip stream"),
         (b"some text", "is not NIfTI, NRRD"),
         (b"\x89HDF\r\n\x1a\n", "MINC"),
-        (b"\0" * 128 + b"DICM", "holds other DICOM data, not an image"),
-        (b"II*\0" + b"\0" * 124 + b"DICM", "holds other DICOM data, not an image"),
+        (b"\0" * 128 + b"DICM", "ends before any pixels"),
+        (b"II*\0" + b"\0" * 124 + b"DICM", "ends before any pixels"),
     ],
 )
 def test_contents_that_are_refused(tmp_path: Path, content: bytes, message: str) -> None:

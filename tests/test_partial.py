@@ -23,6 +23,7 @@ from medseg.training import loop, recipe
 from medseg.training.losses import DiceCrossEntropy, hard_dice_counts
 from medseg.training.partial import unannotated_classes
 from medseg.training.sampling import InMemoryCase, draw_batch
+from medseg.training.starting import Length, run_under_way
 from medseg.volume import Geometry, LabelVolume, Volume
 from medseg.workspace import Workspace, plan_workspace
 
@@ -170,7 +171,7 @@ def test_a_partly_annotated_dataset_from_end_to_end(tmp_path):
         (case, HALF[case][0]) for case in workspace.split(0).validation
     }
     with pytest.raises(UsageError, match=r"with balance_classes True was begun"):
-        crossvalidation._run_under_way(result.folder, crossvalidation.Length(), None, False)
+        run_under_way(result.folder, Length(), seed=None, balance_classes=False)
 
 
 def test_annotations_that_make_no_sense(tmp_path):

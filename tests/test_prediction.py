@@ -385,7 +385,7 @@ def test_the_same_command_goes_on_with_what_is_missing(tmp_path, monkeypatch):
         return real(self, volume, case=case, **others)
 
     monkeypatch.setattr(Predictor, "segment", counted)
-    models = {"m": bright_predictor(), "other": Predictor(small_model(), "cpu", "fp32")}
+    models = {"m": bright_predictor(), "other": Predictor(small_model(folds=2), "cpu", "fp32")}
     monkeypatch.setattr("medseg.prediction.files.load_predictor", lambda paths, *_: models[paths[0]])
     scans, masks = tmp_path / "in", tmp_path / "out"
     for name in ("a", "b", "c"):

@@ -17,13 +17,13 @@ def touch(folder: Path, *names: str) -> Path:
 
 
 def test_one_file_a_case(tmp_path):
-    scans = find_scans([touch(tmp_path, "b.nii.gz", "a.nrrd", "notes.txt")], channels=1)
+    scans = find_scans([touch(tmp_path, "b.nii.gz", "a.nrrd", "notes.txt")], ["MR"])
     assert [(scan.case, scan.images[0].name) for scan in scans] == [("a", "a.nrrd"), ("b", "b.nii.gz")]
 
 
 def test_four_digits_are_channels(tmp_path):
     touch(tmp_path, "a_0001.nii.gz", "a_0000.nii.gz", "b_0000.nii.gz", "b_0001.nii.gz")
-    scans = find_scans([tmp_path], channels=2)
+    scans = find_scans([tmp_path], ["T1", "T2"])
     assert [(scan.case, [path.name for path in scan.images]) for scan in scans] == [
         ("a", ["a_0000.nii.gz", "a_0001.nii.gz"]),
         ("b", ["b_0000.nii.gz", "b_0001.nii.gz"]),
@@ -31,12 +31,12 @@ def test_four_digits_are_channels(tmp_path):
 
 
 def test_four_digits_that_cannot_be_channels_are_part_of_the_name(tmp_path):
-    scans = find_scans([touch(tmp_path, "scan_0000.nii", "scan_0001.nii")], channels=1)
+    scans = find_scans([touch(tmp_path, "scan_0000.nii", "scan_0001.nii")], ["MR"])
     assert [scan.case for scan in scans] == ["scan_0000", "scan_0001"]
 
 
 def test_a_single_channel_suffix_is_not_part_of_the_name(tmp_path):
-    assert find_scans([touch(tmp_path, "x_0000.mha")], channels=1)[0].case == "x"
+    assert find_scans([touch(tmp_path, "x_0000.mha")], ["MR"])[0].case == "x"
 
 
 @pytest.mark.parametrize(
@@ -49,9 +49,9 @@ def test_a_single_channel_suffix_is_not_part_of_the_name(tmp_path):
 )
 def test_what_cannot_be_sorted_out_is_said(tmp_path, names, channels, message):
     with pytest.raises(UsageError, match=message):
-        find_scans([touch(tmp_path, *names)], channels)
+        find_scans([touch(tmp_path, *names)], [f"channel {i}" for i in range(channels)])
 
 
 def test_an_input_that_is_not_there(tmp_path):
     with pytest.raises(FileUnreadableError, match="no such file"):
-        find_scans([tmp_path / "none.nii"], 1)
+        find_scans([tmp_path / "none.nii"], ["MR"])

@@ -14,11 +14,12 @@ from examples import LABELS, small_plan
 
 from medseg.atomic import PARTIAL_PREFIX
 from medseg.augmentation import AugmentationPolicy
+from medseg.device import deterministic_algorithms
 from medseg.errors import ModelError, StorageError
 from medseg.labels import LabelSet
 from medseg.model import load_tensors, load_weights
 from medseg.preprocessing import locate_foreground
-from medseg.training import loop, recipe
+from medseg.training import curve, loop, recipe
 from medseg.training.sampling import InMemoryCase, draw_batch, validation_patches
 
 CPU = torch.device("cpu")
@@ -161,7 +162,7 @@ def test_a_diverged_run_says_so(tmp_path):
     trainer = make_trainer()
     with torch.no_grad():
         next(trainer.network.parameters()).fill_(math.nan)
-    with pytest.raises(loop.TrainingDivergedError, match="loss is nan"):
+    with pytest.raises(curve.TrainingDivergedError, match="loss is nan"):
         loop.train_network(trainer, tmp_path)
 
 
@@ -210,3 +211,11 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path, monkeypatch):
     assert not list(folder.glob(f"{PARTIAL_PREFIX}*"))
     assert loop.train_network(make_trainer(), folder)
     assert_same_bits(final_weights(tmp_path / "whole"), final_weights(folder))
+
+
+def test_determinism_is_asked_for_only_while_it_is_wanted():
+    with deterministic_algorithms(True):
+        assert torch.are_deterministic_algorithms_enabled()
+        make_trainer().step(0)
+    with deterministic_algorithms(False):
+        assert not torch.are_deterministic_algorithms_enabled()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Generator, Tensor
@@ -60,6 +60,11 @@ class AugmentationParameters:
     def dimensions(self) -> int:
         """Number of spatial axes D: 2 or 3."""
         return self.mirror.shape[1]
+
+    def part(self, samples: slice) -> AugmentationParameters:
+        """The parameters of some of the samples."""
+        fields = {name: value[samples] for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **fields)
 
     @property
     def in_plane(self) -> bool:

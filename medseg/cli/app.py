@@ -8,6 +8,7 @@ import typer
 
 from medseg.cli.commands import (
     choosing,
+    dicom_series,
     evaluating,
     exporting,
     finetuning,
@@ -16,6 +17,7 @@ from medseg.cli.commands import (
     predicting,
     prompting,
     pseudo_labels,
+    serving,
     training,
 )
 
@@ -45,7 +47,10 @@ for verb in (
     evaluating.evaluate,
     evaluating.compare,
     choosing.best,
+    choosing.calibrate,
     exporting.export,
+    serving.node,
+    dicom_series.series,
     machine.demo,
     machine.doctor,
 ):

@@ -21,6 +21,18 @@ DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cu
 PrecisionOption = Annotated[str, typer.Option("--precision", help="auto, fp32, bf16 or fp16.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]
 RootOption = Annotated[Path | None, typer.Option("--root", help="Where the files of a manifest lie, if not beside it.")]
+FixSpacingOption = Annotated[
+    bool, typer.Option("--fix-spacing", help="Of DICOM: interpolate unevenly spaced slices onto an even grid.")
+]
+SuvOption = Annotated[bool, typer.Option("--suv", help="Of DICOM: PET as standardised uptake values (g/ml).")]
+ResampleOption = Annotated[
+    bool, typer.Option("--resample", help="Of DICOM: bring series on other grids onto that of the first channel.")
+]
+SeriesOption = Annotated[
+    list[str] | None,
+    typer.Option("--series", help="Of DICOM: UID or part of the description; given again, one a channel."),
+]
+ModalityOption = Annotated[str, typer.Option("--modality", help="Of DICOM: CT, MR, PT ...")]
 LabelsOption = Annotated[Path | None, typer.Option("--labels", help="dataset.json that names the labels.")]
 ToleranceOption = Annotated[float, typer.Option("--tolerance", help="Of the surface Dice, in mm.")]
 DEFAULT_WORKSPACE = Path("medseg-workspace")

@@ -11,10 +11,10 @@ from typing import Literal
 
 import numpy as np
 
-from medseg import documents, io
+from medseg import dicom, documents, io
 from medseg.errors import DataError, DocumentError, GeometryError, LabelError
 from medseg.labels import LabelSet, value_counts
-from medseg.volume import LabelVolume, Volume
+from medseg.volume import Geometry, LabelVolume, Volume
 
 logger = logging.getLogger(__name__)
 
@@ -26,11 +26,13 @@ class CaseRef:
     """One case and where its files are.
 
     Attributes:
-        images: one file a channel, or one file with all channels.
-        label: the reference mask, None where there is none.
+        images: one file a channel, or one file with all channels; a folder of DICOM files takes the place of a file.
+        label: the reference mask, None where there is none; a folder holds one DICOM segmentation or structure set.
         group: cases of one group (such as one patient) are never divided between training and validation.
         annotated: names of the classes that the mask shows, where it does not show all: elsewhere its background
             may be anything.
+        choice: which DICOM series are meant, and how they are read.
+        segments: of DICOM masks: what voxels of a segment hold, by its name; by default the labels' own names.
     """
 
     name: str
@@ -38,11 +40,37 @@ class CaseRef:
     label: Path | None = None
     group: str | None = None
     annotated: tuple[str, ...] | None = None
+    choice: dicom.SeriesChoice = dicom.ANY
+    segments: tuple[tuple[str, int], ...] = ()
 
     @property
     def files(self) -> tuple[Path, ...]:
         """Images, and the mask if there is one."""
         return self.images if self.label is None else (*self.images, self.label)
+
+    def sources(self, channels: tuple[str, ...]) -> tuple[io.Source, ...]:
+        """What is read as the image: files, and DICOM series to be found where there is DICOM.
+
+        Args:
+            channels: names of the dataset's channels.
+        """
+        one_each, texts = len(self.images) == len(channels), self.choice.series
+        found: list[io.Source] = []
+        for index, image in enumerate(self.images):
+            if not io.holds_dicom(image):
+                found.append(image)
+                continue
+            own = (texts[index],) if one_each and len(texts) == len(channels) else texts
+            names = (channels[index],) if one_each else channels
+            found.append(dicom.Request(image, replace(self.choice, series=own), names))
+        return tuple(found)
+
+    def stamps(self) -> tuple[object, ...]:
+        """Changes whenever the case's files do, or how they are read; where they lie does not matter."""
+        files = [file for path in self.files for file in io.files_of(path)]
+        stats = [(file.name, file.stat()) for file in files]
+        how = () if (self.choice, self.segments) == (dicom.ANY, ()) else (self.choice, self.segments)
+        return *how, *((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)
 
 
 @dataclass(frozen=True)
@@ -112,7 +140,8 @@ class Dataset:
 
         def case(ref: CaseRef) -> _CaseDocument:
             label = None if ref.label is None else text(ref.label)
-            return _CaseDocument(ref.name, tuple(map(text, ref.images)), label, ref.group, ref.annotated)
+            images = tuple(map(text, ref.images))
+            return _CaseDocument(ref.name, images, label, ref.group, ref.annotated, ref.choice, ref.segments)
 
         document = _DatasetDocument(
             version=1,
@@ -142,7 +171,7 @@ class Dataset:
         def case(entry: _CaseDocument) -> CaseRef:
             label = None if entry.label is None else folder / entry.label
             images = tuple(folder / image for image in entry.images)
-            return CaseRef(entry.name, images, label, entry.group, entry.annotated)
+            return CaseRef(entry.name, images, label, entry.group, entry.annotated, entry.choice, entry.segments)
 
         return cls(
             name=document.name,
@@ -185,11 +214,12 @@ def load_case(case: CaseRef, labels: LabelSet, channels: tuple[str, ...]) -> tup
         GeometryError: channels, or image and mask, lie on different grids.
         LabelError: the mask holds values that are not declared, or classes that the case is not annotated for.
     """
-    volume = io.read(case.images, channels=len(channels))
+    sources = io.resolve(case.sources(channels))
+    volume = io.read(sources, channels=len(channels))
     io.require_finite(volume, f"{case.name}: {', '.join(map(str, case.images))}")
     if case.label is None:
         return volume, None
-    mask = io.read_labels(case.label)
+    mask = read_reference(case.label, labels, case.segments, volume.geometry, sources)
     try:
         volume.geometry.require_equal(mask.geometry, str(case.images[0]), str(case.label))
     except GeometryError as error:
@@ -197,6 +227,26 @@ def load_case(case: CaseRef, labels: LabelSet, channels: tuple[str, ...]) -> tup
     labels.encode(mask.array, where=f"{case.name}: {case.label}")  # for its check of the values
     _require_annotated(case, labels, mask.array)
     return volume, LabelVolume(mask.array, volume.geometry, labels.meaning)
+
+
+def read_reference(
+    label: Path,
+    labels: LabelSet,
+    segments: tuple[tuple[str, int], ...],
+    grid: Geometry,
+    image: Sequence[io.Source] | None = None,
+) -> LabelVolume:
+    """Read a reference mask; one in DICOM on the grid of its scan, with the values that its segments' names stand for.
+
+    Args:
+        segments: as of :class:`CaseRef`.
+        image: the scan, to check that a DICOM mask belongs to it.
+
+    Raises:
+        As :func:`medseg.io.read_labels`.
+    """
+    values = dict(segments) or {name: values[0] for name, values in labels.classes.items() if len(values) == 1}
+    return io.read_labels(label, grid=grid, values=values, image=image)
 
 
 def _require_annotated(case: CaseRef, labels: LabelSet, mask: np.ndarray) -> None:
@@ -219,6 +269,8 @@ class _CaseDocument:
     label: str | None
     group: str | None
     annotated: tuple[str, ...] | None = None
+    choice: dicom.SeriesChoice = dicom.ANY
+    segments: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True)

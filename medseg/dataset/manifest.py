@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from medseg import documents
+from medseg import dicom, documents
 from medseg.dataset.cases import CaseRef, Dataset, with_annotated
 from medseg.dataset.findings import Finding
 from medseg.dataset.survey import Survey, listing
@@ -27,6 +27,27 @@ _CASE = "{case}"
 
 
 @dataclass(frozen=True)
+class DicomReading:
+    """How DICOM files of a manifest are read.
+
+    Attributes:
+        series: UID or part of the description of the series that is meant, or channel name to that.
+        modality: CT, MR, PT ...; by default what the name of a channel says.
+        segments: name of a segment or structure to the value of its voxels; by default labels have segments' names.
+        fix_spacing: unevenly spaced slices are interpolated onto an even grid.
+        suv: PET as standardised uptake values (g/ml).
+        resample: channels on other grids of one frame of reference are brought onto the first channel's.
+    """
+
+    series: str | dict[str, str] | None = None
+    modality: str = ""
+    segments: dict[str, int] = field(default_factory=dict)
+    fix_spacing: bool = False
+    suv: bool = False
+    resample: bool = False
+
+
+@dataclass(frozen=True)
 class ManifestCase:
     """One case that is written out. What is left out follows the manifest's templates."""
 
@@ -34,6 +55,7 @@ class ManifestCase:
     images: str | dict[str, str] | None = None
     label: str | None = None
     group: str | None = None
+    series: str | dict[str, str] | None = None
     annotated: tuple[str, ...] | None = None
 
 
@@ -55,6 +77,7 @@ class Manifest:
         annotated: case to the classes that its mask shows, for cases where that is not all.
         training_count, test_count: cases of the published dataset, to notice a copy that is not whole.
         checksums: file to SHA-256.
+        dicom: how DICOM files are read.
     """
 
     name: str
@@ -77,6 +100,7 @@ class Manifest:
     training_count: int | None = None
     test_count: int | None = None
     checksums: dict[str, str] = field(default_factory=dict)
+    dicom: DicomReading = field(default_factory=DicomReading)
 
     def __post_init__(self) -> None:
         if not self.channels:
@@ -92,6 +116,8 @@ class Manifest:
             if case.images is None and self.images is None:
                 raise DocumentError(f"cases: {case.name}: no images, and no template for them")
             _by_channel(case.images, self.channels, f"cases: {case.name}: images")
+            _by_channel(case.series, self.channels, f"cases: {case.name}: series")
+        _by_channel(self.dicom.series, self.channels, "dicom: series")
         if isinstance(self.groups, str):
             try:
                 re.compile(self.groups)
@@ -121,6 +147,12 @@ class Manifest:
             return LabelSet.parse(self.labels, self.regions_class_order, self.mirror_pairs, self.codes)
         except DocumentError as error:
             raise DocumentError(f"{where}: {error}") from error
+
+    def choice(self, series: str | dict[str, str] | None = None) -> dicom.SeriesChoice:
+        """Which DICOM series of a case are meant, and how they are read; ``series`` of the case comes first."""
+        how = self.dicom
+        texts = _by_channel(series if series is not None else how.series, self.channels, "series")
+        return dicom.SeriesChoice(texts, how.modality, how.fix_spacing, how.suv, how.resample)
 
     def group_of(self, case: str) -> str | None:
         """The group of a case, if the manifest says."""
@@ -163,7 +195,9 @@ def survey(path: Path, root: Path | None) -> Survey:
         channels=manifest.channels,
         labels=manifest.label_set(str(path)),
         cases=cases,
-        test_cases=tuple(CaseRef(name, _filled(test_templates, name, base)) for name in test_names),
+        test_cases=tuple(
+            CaseRef(name, _filled(test_templates, name, base), choice=manifest.choice()) for name in test_names
+        ),
         description=manifest.description,
         licence=manifest.licence,
         source=manifest.source,
@@ -190,7 +224,15 @@ def _case(
             images = _filled(_by_channel(written.images, manifest.channels, name), name, base)
         label = written.label or label
         group = written.group or group
-    return CaseRef(name, images, None if label is None else _filled((label,), name, base)[0], group)
+    return CaseRef(
+        name,
+        images,
+        None if label is None else _filled((label,), name, base)[0],
+        group,
+        None,
+        manifest.choice(None if written is None else written.series),
+        tuple(manifest.dicom.segments.items()),
+    )
 
 
 def _by_channel(images: str | dict[str, str] | None, channels: tuple[str, ...], where: str) -> tuple[str, ...]:
@@ -214,12 +256,13 @@ def _filled(templates: tuple[str, ...], case: str, base: Path) -> tuple[Path, ..
 
 
 def _matching(template: str, base: Path) -> list[str]:
-    """Names of the cases whose files fit a template; hidden files are no cases."""
+    """Names of the cases whose files or folders fit a template; hidden ones are no cases."""
     first, *rest = PurePosixPath(template).as_posix().split(_CASE)
     pattern = re.escape(first) + r"(?P<case>[^/._][^/]*)" + "(?P=case)".join(map(re.escape, rest))
     found = glob.iglob("*".join(map(glob.escape, (first, *rest))), root_dir=base)  # noqa: PTH207 (a template may be absolute)
-    matches = (re.fullmatch(pattern, Path(file).as_posix()) for file in found)
-    return [match["case"] for match in matches if match]
+    matches = [match for file in found if (match := re.fullmatch(pattern, Path(file).as_posix()))]
+    folders = [match for match in matches if (base / match.string).is_dir()]
+    return [match["case"] for match in folders or matches]  # beside folders of DICOM files are no cases
 
 
 class _StrictLoader(yaml.SafeLoader):

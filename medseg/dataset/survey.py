@@ -31,11 +31,11 @@ def checked(dataset: Dataset, findings: Iterable[Finding]) -> Survey:
         if count > 1:
             found.append(Finding("error", f"{count} cases have this name", case=name, remedy="give each its own name"))
     for case in dataset.cases:
-        missing = [file for file in case.files if not file.is_file()]
+        missing = [file for file in case.files if not file.exists()]
         for file in missing:
             found.append(Finding("error", "this file is missing", case.name, file, "copy it or remove the case"))
         (left_out if missing or counts[case.name] > 1 else kept).append(case)
-    tests = tuple(case for case in dataset.test_cases if all(file.is_file() for file in case.files))
+    tests = tuple(case for case in dataset.test_cases if all(file.exists() for file in case.files))
     if len(tests) < len(dataset.test_cases):
         lost = len(dataset.test_cases) - len(tests)
         found.append(Finding("note", f"{lost} of {len(dataset.test_cases)} test cases have missing files; left out"))

@@ -10,13 +10,12 @@ from medseg.dicom.discovery import FolderContent, Series, choose, files_below, f
 from medseg.dicom.headers import looks_like_dicom
 from medseg.dicom.masks import Code, MaskSet, Segment
 from medseg.dicom.segmentation_reading import read_segmentation
-from medseg.dicom.selection import ANY, Choice, Request, Selection, require_one_place, scans_in
+from medseg.dicom.selection import ANY, Request, Selection, SeriesChoice, require_one_place, scans_in
 from medseg.dicom.structures_reading import read_structures
 from medseg.dicom.volumes import find_volume, probe_series, read_series
 
 __all__ = [
     "ANY",
-    "Choice",
     "Code",
     "FolderContent",
     "MaskSet",
@@ -24,6 +23,7 @@ __all__ = [
     "Segment",
     "Selection",
     "Series",
+    "SeriesChoice",
     "choose",
     "files_below",
     "find_masks",

@@ -62,12 +62,14 @@ def rasterize(contours: Sequence[np.ndarray], axis: int, shape: tuple[int, int, 
     heights = np.array([height for height, _ in planes])
     mask = np.zeros(shape, dtype=bool)
     view = np.moveaxis(mask, axis, 0)
-    half = max(1.0, float(np.median(np.diff(heights))) if len(heights) > 1 else 1.0) / 2
+    # Two planes alone say nothing of how far apart planes usually are.
+    half = max(1.0, float(np.median(np.diff(heights))) if len(heights) > 2 else 1.0) / 2
     between = int(np.count_nonzero(np.abs(heights - np.rint(heights)) > _FLAT_WITHIN))
     filled: dict[int, np.ndarray] = {}
     first, last = int(np.ceil(heights[0] - half - 1)), int(np.floor(heights[-1] + half + 1))
     for index in range(max(0, first), min(view.shape[0], last + 1)):
-        nearest = int(np.argmin(np.abs(heights - index)))
+        distances = np.abs(heights - index)
+        nearest = int(np.flatnonzero(distances <= distances.min() + _SAME_PLANE)[-1])
         away = index - heights[nearest]
         # Half open, so that a plane midway between two slices fills one of them.
         if not -half - _SAME_PLANE <= away < half - _SAME_PLANE:

@@ -241,7 +241,8 @@ def _uneven(offsets: np.ndarray, gaps: np.ndarray) -> str:
             for offset, count in zip(offsets, np.rint(counts).astype(int), strict=False)
             for part in range(1, count)
         ]
-        return f"{len(missing)} slices are missing: none at {_listed(missing)} mm from the first, {usual:.4g} mm apart"
+        counted = "1 slice is" if len(missing) == 1 else f"{len(missing)} slices are"
+        return f"{counted} missing: none at {_listed(missing)} mm from the first, {usual:.4g} mm apart"
     odd = np.flatnonzero(np.abs(gaps - usual) > EVEN_WITHIN * usual)
     listed = ", ".join(f"{gaps[index]:.4g} mm after {offsets[index]:.5g} mm" for index in odd[:_LISTED])
     return f"slices are unevenly spaced: {usual:.4g} mm apart, but {listed}{' ...' if len(odd) > _LISTED else ''}"

@@ -32,6 +32,7 @@ _PREAMBLE = 128
 _PIXEL_DATA = (Tag(0x7FE0, 0x0008), Tag(0x7FE0, 0x0009), Tag(0x7FE0, 0x0010))
 # Files without the mark "DICM" begin with an element of one of these groups, whose elements are small.
 _FIRST_GROUPS = (b"\x02\x00", b"\x08\x00", b"\x00\x08")
+_BITS_ALLOCATED = (1, 8, 16, 32, 64)
 _THREADS = 8  # waiting for a disk or a network share, more than computing
 _BEGINNING = 1 << 14  # most headers of classic files are shorter; the others are read from the file itself
 _AT_ONCE = 256
@@ -274,11 +275,17 @@ def _read(path: Path, file: BinaryIO) -> tuple[InstanceHeader, int]:
     pixels = None
     if following is not None and following in _PIXEL_DATA:
         pixels = _layout(dataset, syntax, offset, following)
+    announced = str(dataset.file_meta.get("MediaStorageSOPClassUID", ""))
+    sop_class = text(dataset, "SOPClassUID") or announced
+    is_image = any(UID(uid).name.endswith("Image Storage") for uid in (sop_class, announced))
+    if pixels is None and (not sop_class or is_image):
+        # A slice that lost its end must not pass for something that was never meant to be one.
+        raise FileUnreadableError("ends before any pixels, although it should be an image; copy or export it again")
     mosaic = _mosaic(dataset)
     planes, per_frame = frames_of(dataset, path, 1 if pixels is None else pixels.frames)
     header = InstanceHeader(
         path=path,
-        sop_class_uid=text(dataset, "SOPClassUID") or str(dataset.file_meta.get("MediaStorageSOPClassUID", "")),
+        sop_class_uid=sop_class,
         sop_instance_uid=text(dataset, "SOPInstanceUID"),
         study_uid=text(dataset, "StudyInstanceUID"),
         series_uid=text(dataset, "SeriesInstanceUID"),
@@ -316,6 +323,8 @@ def _layout(dataset: Dataset, syntax: str, offset: int, tag: BaseTag) -> PixelLa
     allocated = _whole(dataset, "BitsAllocated") or {"float": 32, "double": 64}.get(kinds[tag])
     if not rows or not columns or not allocated:
         raise FileUnreadableError("says no size of its picture (rows, columns, bits allocated); export it again")
+    if allocated not in _BITS_ALLOCATED:
+        raise FileUnreadableError(f"stores {allocated} bits a pixel, expected {_BITS_ALLOCATED}; export it again")
     stored = _whole(dataset, "BitsStored") or allocated
     return PixelLayout(
         rows=rows,

@@ -13,6 +13,7 @@ from medseg.errors import FileUnreadableError
 _PLAIN_SYNTAXES = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1")
 _COMPRESSED_LENGTH = 0xFFFFFFFF
 _RGB = 3
+_REASON_LENGTH = 120
 
 
 def read_frames(header: InstanceHeader) -> np.ndarray:
@@ -99,8 +100,10 @@ def _decoded(header: InstanceHeader, layout: PixelLayout) -> np.ndarray:
         reason = " ".join(str(error).split())
         if "plugin" in reason and "missing dependencies" in reason:
             reason = "nothing installed decodes it"
+        reason = reason if len(reason) <= _REASON_LENGTH else f"{reason[:_REASON_LENGTH]} ..."
         raise FileUnreadableError(
-            f"its pixels ({dataset.file_meta.TransferSyntaxUID.name}) cannot be decoded: {reason[:160]}"
+            f"its pixels ({dataset.file_meta.TransferSyntaxUID.name}) cannot be decoded: {reason};"
+            " export it again, uncompressed"
         ) from error
     colours = 1 if layout.samples == 1 and layout.photometric != "PALETTE COLOR" else _RGB
     shape = (layout.frames, layout.rows, layout.columns, *((colours,) if colours > 1 else ()))

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Choice:
+class SeriesChoice:
     """Which series are meant, and how they are read.
 
     Attributes:
@@ -40,7 +40,7 @@ class Choice:
     resample: bool = False
 
 
-ANY = Choice()
+ANY = SeriesChoice()
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +51,7 @@ class Selection:
         parts: one series, or the parts of one that become channels.
         name: UIDs, never anything of the patient.
         problem: why it must not be read although its slices look well; empty if it may.
-        fix_spacing, suv, resample: as in :class:`Choice`.
+        fix_spacing, suv, resample: as in :class:`SeriesChoice`.
     """
 
     parts: tuple[Series, ...]
@@ -97,7 +97,7 @@ class Request:
     """A folder or file in which the series of some channels shall be found when they are needed."""
 
     path: Path
-    choice: Choice
+    choice: SeriesChoice
     channels: tuple[str, ...]
 
     @property
@@ -132,7 +132,7 @@ class Request:
 
 
 def scans_in(
-    content: FolderContent, channels: Sequence[str], choice: Choice = ANY, where: str = "folder"
+    content: FolderContent, channels: Sequence[str], choice: SeriesChoice = ANY, where: str = "folder"
 ) -> dict[str, tuple[Selection, ...]]:
     """The scans of a folder tree, in its order, by name: for each one selection a channel, or one with all channels.
 
@@ -180,7 +180,7 @@ def _nothing(content: FolderContent, where: str) -> DataError:
     return DataError(f"{where}: holds no scan, only {', '.join(kinds)}; give the folder of the scan")
 
 
-def _of_modality(candidates: list[Series], channels: Sequence[str], choice: Choice, where: str) -> list[Series]:
+def _of_modality(candidates: list[Series], channels: Sequence[str], choice: SeriesChoice, where: str) -> list[Series]:
     """Those of the modality that is chosen or, where nothing is chosen, that the only channel names."""
     wanted = choice.modality.upper()
     implied = "" if wanted or choice.series or len(channels) != 1 else _modality_of(channels[0])
@@ -206,7 +206,7 @@ def _modality_of(channel: str) -> str:
 
 
 def _split_by_channels(
-    chosen: list[Series], channels: Sequence[str], choice: Choice, where: str
+    chosen: list[Series], channels: Sequence[str], choice: SeriesChoice, where: str
 ) -> dict[str, list[tuple[Series, ...]]]:
     """Scan to the series of each of its channels, or to one series with all of them."""
     wanted = choice.series
@@ -247,7 +247,7 @@ def _for_channel(series: Sequence[Series], channel: str, text: str, where: str) 
         if text
         else [
             [one for one in series if one.description.casefold() == channel.casefold()],
-            [one for one in series if channel.casefold() in one.description.casefold()],
+            [one for one in series if not modality and channel.casefold() in one.description.casefold()],
             [one for one in series if modality and one.modality == modality],
         ]
     )

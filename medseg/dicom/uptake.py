@@ -105,6 +105,8 @@ def _mean_activity_time(duration_ms: float, half_life_s: float) -> timedelta:
 
 
 def _moment(date: str, time: str) -> datetime | None:
+    if not time:
+        return None
     digits = (date + time).split("+")[0].split("-")[0].split(".")[0]
     if (not date and len(digits) < 12) or not digits.isdigit():
         return None

@@ -40,6 +40,8 @@ COLUMNS = ("case", "label", "value", *METRICS, *COUNTS, "error")
 """The columns of the table."""
 # More distinct values than any atlas has; beyond it, somebody passed images for masks.
 MOST_LABELS = 2000
+# Most datasets are measured before worker processes would have started.
+_HERE_FIRST_SECONDS = 1.5
 
 R = TypeVar("R")
 
@@ -232,14 +234,22 @@ def _over(
 ) -> dict[str, R]:
     """The function's values by case; cases that fail, or have failed before, are in ``failures``."""
     cases = [(case, pair) for case, pair in pairs.items() if case not in failures]
-    outcomes = map_cases(function, cases, name=lambda case: case[0], what=what, workers=workers, progress=progress)
+    outcomes = map_cases(
+        function,
+        cases,
+        name=lambda case: case[0],
+        what=what,
+        workers=workers,
+        progress=progress,
+        here_first_s=_HERE_FIRST_SECONDS,
+    )
     failures.update({outcome.case: outcome.reason for outcome in outcomes if outcome.error is not None})
     return {outcome.case: cast(R, outcome.value) for outcome in outcomes if outcome.error is None}
 
 
 def _compare(task: _Task, case: tuple[str, Pair]) -> _Compared:
     _, pair = case
-    prediction, reference = io.read_labels(pair.prediction), io.read_labels(pair.reference)
+    prediction, reference = pair.read(task.labels)
     resampled = task.resample and prediction.geometry.distance_voxels(reference.geometry) > EQUAL_WITHIN_VOXELS
     if resampled:
         prediction = onto_grid(prediction, reference.geometry, outside=task.background)
@@ -275,6 +285,8 @@ def _compare(task: _Task, case: tuple[str, Pair]) -> _Compared:
 
 def _held_values(side: str, case: tuple[str, Pair]) -> list[int]:
     path = case[1].reference if side == "reference" else case[1].prediction
+    if io.holds_dicom(path):
+        raise LabelError(f"{path}: segments are told apart by their names; name the labels with --labels")
     values = [value for value in label_boxes(io.read_labels(path).array) if value > 0]
     if len(values) > MOST_LABELS:
         raise LabelError(

@@ -9,15 +9,44 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medseg import io
-from medseg.errors import UsageError
+from medseg.errors import LabelError, UsageError
+from medseg.volume import LabelVolume
+
+_DICOM_ENDINGS = (".seg.dcm", ".rtstruct.dcm", ".dcm")
 
 
 @dataclass(frozen=True)
 class Pair:
-    """The two masks of one case."""
+    """The two masks of one case.
+
+    Attributes:
+        segments: of DICOM masks: what voxels of a segment hold, by its name; by default the labels' own names.
+    """
 
     prediction: Path
     reference: Path
+    segments: tuple[tuple[str, int], ...] = ()
+
+    def read(self, labels: Mapping[str | int, tuple[int, ...]]) -> tuple[LabelVolume, LabelVolume]:
+        """Prediction and reference. DICOM masks are put on the grid of the other one.
+
+        Args:
+            labels: name to values; names the segments of DICOM masks.
+
+        Raises:
+            LabelError: a DICOM mask, and no label has a name; or as :func:`medseg.io.read_labels`.
+            FileUnreadableError, GeometryError, UsageError: as :func:`medseg.io.read_labels`.
+        """
+        in_dicom = {path: io.holds_dicom(path) for path in (self.prediction, self.reference)}
+        named = {str(name): held[0] for name, held in labels.items() if isinstance(name, str) and len(held) == 1}
+        values = dict(self.segments) or named
+        for path in (path for path, found in in_dicom.items() if found and not values):
+            raise LabelError(f"{path}: segments are told apart by their names; name the labels with --labels")
+        if in_dicom[self.prediction]:
+            reference = io.read_labels(self.reference, values=values)
+            return io.read_labels(self.prediction, grid=reference.geometry, values=values), reference
+        prediction = io.read_labels(self.prediction)
+        return prediction, io.read_labels(self.reference, grid=prediction.geometry, values=values)
 
 
 @dataclass(frozen=True)
@@ -42,7 +71,7 @@ def pair_masks(predictions: str | os.PathLike[str], references: str | os.PathLik
     if predicted.is_file() != wanted.is_file():
         raise UsageError(f"{predicted} and {wanted}: one is a file, the other a folder; give two files or two folders")
     if wanted.is_file():
-        return Pairing({io.name_of(wanted): Pair(predicted, wanted)}, {})
+        return Pairing({_name_of(wanted): Pair(predicted, wanted)}, {})
     if (wanted / "labelsTr").is_dir():
         wanted = wanted / "labelsTr"
     masks = _masks(wanted)
@@ -85,9 +114,15 @@ def _masks(folder: Path) -> dict[str, list[Path]]:
     masks = defaultdict(list)
     for path in sorted(folder.rglob("*")):
         inside = path.relative_to(folder)
-        if io.is_image_name(path) and path.is_file() and not any(part.startswith(".") for part in inside.parts):
-            masks[(inside.parent / io.name_of(path)).as_posix()].append(path)
+        is_mask = io.is_image_name(path) or path.name.endswith(_DICOM_ENDINGS)
+        if is_mask and path.is_file() and not any(part.startswith(".") for part in inside.parts):
+            masks[(inside.parent / _name_of(path)).as_posix()].append(path)
     return dict(masks)
+
+
+def _name_of(path: Path) -> str:
+    ending = next((ending for ending in _DICOM_ENDINGS if path.name.endswith(ending)), "")
+    return path.name.removesuffix(ending) if ending else io.name_of(path)
 
 
 def _only_of_its_name(masks: Mapping[str, list[Path]]) -> dict[str, str]:

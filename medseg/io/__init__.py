@@ -19,7 +19,7 @@ from medseg.errors import DataError, LabelError, UsageError
 from medseg.io import alignment, dicom_masks, formats
 from medseg.io.formats import ENDINGS, Source, ending_of, is_image_name, mask_ending, name_of
 from medseg.io.header import Header, narrowed
-from medseg.io.sources import as_list, naming, resolved
+from medseg.io.sources import as_list, naming, resolve
 from medseg.volume import EQUAL_WITHIN_VOXELS, Geometry, LabelVolume, Volume
 
 __all__ = [
@@ -27,6 +27,8 @@ __all__ = [
     "Header",
     "Source",
     "ending_of",
+    "files_of",
+    "holds_dicom",
     "is_image_name",
     "mask_ending",
     "name_of",
@@ -34,6 +36,7 @@ __all__ = [
     "read",
     "read_labels",
     "require_finite",
+    "resolve",
     "stamp",
     "write",
 ]
@@ -164,15 +167,28 @@ def write(image: Volume | LabelVolume, path: PathLike, like: Source | None = Non
         raise UsageError(f"{target}: {error}") from error
 
 
+def files_of(path: Path) -> list[Path]:
+    """A file, or all files of a folder of DICOM; none where there is neither."""
+    if path.is_dir():
+        return sorted(file for file in path.rglob("*") if file.is_file())
+    return [path] if path.exists() else []
+
+
+def holds_dicom(path: Path) -> bool:
+    """Whether a file is DICOM, or a folder holds some."""
+    if path.is_dir():
+        return formats.holds_dicom(path)
+    return ending_of(path) is None and path.is_file() and formats.is_dicom(path)
+
+
 def stamp(source: Source) -> tuple[object, ...]:
     """Changes whenever what is read does: how it is read, and each file with its size and time."""
     if isinstance(source, str | os.PathLike):
-        path = Path(source)
-        files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+        files: Sequence[Path] = files_of(Path(source))
         how: tuple[object, ...] = ()
     else:
         files, how = source.files, source.settings
-    stats = [(file, file.stat()) for file in files if file.exists()]
+    stats = [(file, file.stat()) for file in files]
     return (*how, *((str(file.resolve()), stat.st_size, stat.st_mtime_ns) for file, stat in stats))
 
 
@@ -197,7 +213,7 @@ def _each(path: Source | Sequence[Source], function: Callable[[Any], T]) -> list
     if not sources:
         raise UsageError("no file was given; give one, or one a channel")
     results = []
-    for source in resolved(sources):
+    for source in resolve(sources):
         with naming(source):
             results.append((source, function(formats.grid_file(source) if isinstance(source, Path) else source)))
     return results

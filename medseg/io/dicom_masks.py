@@ -10,7 +10,7 @@ from typing import Any
 from medseg.errors import LabelError
 from medseg.io import formats
 from medseg.io.formats import Source
-from medseg.io.sources import as_list, naming, resolved
+from medseg.io.sources import as_list, naming, resolve
 from medseg.volume import Geometry, LabelVolume
 
 log = logging.getLogger(__name__)
@@ -48,7 +48,11 @@ def read(
         if values is not None:
             named = {segment.name.casefold() for segment in masks.segments}
             if absent := [name for name in values if name.casefold() not in named]:
-                log.warning("%s: no segment for %s, which counts as absent", file, ", ".join(absent))
+                log.warning(
+                    "%s: no segment for %s, which counts as absent; if it was never drawn, say so with annotated",
+                    file,
+                    ", ".join(absent),
+                )
             merged, overlapping = masks.merged(values, str(file))
             if overlapping:
                 log.warning("%s: labels overlap in %d voxels; the later in the list lies on top", file, overlapping)
@@ -64,7 +68,7 @@ def _series_of(image: Source | Sequence[Source] | None) -> Any:
     """The DICOM series that an image (its first channel) is; None where it is of another format."""
     if image is None:
         return None
-    first, *_ = resolved(as_list(image)[:1])
+    first, *_ = resolve(as_list(image)[:1])
     if not isinstance(first, Path):
         return first.parts[0]
     with naming(first):

@@ -110,7 +110,7 @@ def reader(path: Path) -> Reader:
         FileUnreadableError: empty, a folder without DICOM, or of no known format.
     """
     if path.is_dir():
-        if any(is_dicom(file) for file in path.rglob("*") if file.is_file()):
+        if holds_dicom(path):
             from medseg.io import series
 
             return series
@@ -185,6 +185,14 @@ def is_dicom(path: Path) -> bool:
         return True
     with path.open("rb") as file:
         return file.read(132)[128:] == b"DICM"
+
+
+def holds_dicom(folder: Path) -> bool:
+    """Whether a DICOM file lies in a folder tree, with or without DICOM's mark."""
+    from medseg import dicom
+
+    files = (file for file in folder.rglob("*") if file.is_file() and ending_of(file) is None)
+    return any(is_dicom(file) or dicom.looks_like_dicom(file) for file in files)
 
 
 def is_minc(path: Path) -> bool:

@@ -17,7 +17,7 @@ def as_list(source: Source | Sequence[Source]) -> list[Any]:
     return list(source) if isinstance(source, Sequence) and not isinstance(source, str) else [source]
 
 
-def resolved(sources: Sequence[Any]) -> list[Any]:
+def resolve(sources: Sequence[Any]) -> list[Any]:
     """Paths, and DICOM series found.
 
     Raises:

@@ -15,13 +15,14 @@ Names, with stage 0 at full resolution:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 from torch import Tensor, nn
 
 from medseg.architecture import NetworkSpec
 from medseg.errors import UsageError
 from medseg.networks.blocks import ConvNorm, DecoderStage, ResidualBlock, convolution
-from medseg.networks.operations import preferred_layout
+from medseg.networks.operations import pointwise, preferred_layout
 
 
 class UNet(nn.Module):
@@ -55,7 +56,8 @@ class UNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits at full resolution, (B, K, Z, Y, X)."""
-        return self.heads[0](self._features(x)[0])
+        head = cast(nn.Conv3d, self.heads[0])
+        return pointwise(self._features(x)[0], head.weight, cast(Tensor, head.bias))
 
     def forward_scales(self, x: Tensor) -> tuple[Tensor, ...]:
         """Logits of every decoder stage, full resolution first: for deep supervision."""

@@ -26,6 +26,8 @@ def source_series(image: io.Source, case: str) -> dicom.Series:
     Raises:
         UsageError: it is no DICOM series, to which alone a SEG or RTSTRUCT can refer.
     """
+    if isinstance(image, dicom.Request):
+        image = image.resolve()[0]
     if not isinstance(image, dicom.Selection):
         path = Path(image)
         if path.is_file() and not formats.is_dicom(path) and not dicom.looks_like_dicom(path):

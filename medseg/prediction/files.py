@@ -2,34 +2,32 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
 
 import torch
 
 from medseg import dicom, documents, io
 from medseg.dicom.mask_writing import MaskFormat
-from medseg.errors import DocumentError, MedsegError, StorageError, UsageError
+from medseg.errors import MedsegError, StorageError, UsageError
 from medseg.parallel import describe
 from medseg.postprocessing import Step, apply
 from medseg.prediction import dicom_masks
 from medseg.prediction.memory import require_memory
 from medseg.prediction.models import ModelPath, load_predictor
 from medseg.prediction.outputs import NO_WISHES, Wishes, extras_for
-from medseg.prediction.predictor import Predictor
+from medseg.prediction.predictor import Extras, Predictor
+from medseg.prediction.record import RECORD_FILE, Record, describe_model, job_key, load_record, run_key
 from medseg.prediction.settings import DEFAULT_SETTINGS, PredictionSettings
 from medseg.progress import Progress, silent
 from medseg.scans import find_scans
+from medseg.trust import VERDICTS_FILE, CaseTrust, OverlapSums, judge, load_verdicts, write_verdicts
 from medseg.volume import LabelVolume, Volume
-
-RECORD_FILE = "predictions.json"
 
 log = logging.getLogger(__name__)
 
@@ -60,19 +58,13 @@ class Predictions:
 
     Attributes:
         kept: cases whose masks an earlier run had made of the same scan with the same model and settings.
+        trust: how far each mask can be trusted, if that was wished.
     """
 
     masks: dict[str, Path]
     failures: dict[str, str]
     kept: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Record:
-    """What ``predictions.json`` beside masks holds: what each of them was made from, so that a run can go on."""
-
-    version: Literal[1] = 1
-    keys: dict[str, str] = field(default_factory=dict)
+    trust: dict[str, CaseTrust] = field(default_factory=dict)
 
 
 def predict_files(
@@ -87,7 +79,7 @@ def predict_files(
     steps: Sequence[Step] = (),
     wishes: Wishes = NO_WISHES,
     ending: str | None = None,
-    choice: dicom.Choice = dicom.ANY,
+    wanted: dicom.SeriesChoice = dicom.ANY,
     format: MaskFormat | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     progress: Progress = silent,
@@ -102,7 +94,7 @@ def predict_files(
         steps: what is done to each mask before it is written, in this order.
         wishes: what to write beside the masks.
         ending: of the masks, such as ``.nii.gz``; by default that of the scan.
-        choice: which series of DICOM folders are predicted, and how they are read.
+        wanted: which series of DICOM folders are predicted, and how they are read.
         format: masks of DICOM scans as DICOM objects: ``STUDY_UID/SERIES_UID.seg.dcm`` in the folder, in which
             ``measurements.csv`` gathers their volumes.
 
@@ -112,32 +104,43 @@ def predict_files(
         ModelError: a model is missing, damaged, or does not fit its plan.
     """
     predictor = load_predictor(models, folds, device, precision, settings)
-    jobs, folder = jobs_for(inputs, output, predictor, ending, format, choice, progress=progress)
+    jobs, folder = jobs_for(inputs, output, predictor, ending, format, wanted, progress=progress)
     if folder is None:
-        return predict_cases(predictor, jobs, steps=steps, wishes=wishes, should_stop=should_stop, progress=progress)
-    run = _run_key(predictor, wishes, steps)
-    keys = {job.case: _job_key(run, job) for job in jobs}
-    known = _load_record(folder).keys
+        done = predict_cases(predictor, jobs, steps=steps, wishes=wishes, should_stop=should_stop, progress=progress)
+        for case in done.trust.values():
+            path = done.masks[case.case]
+            write_verdicts([case], path.with_name(f"{io.name_of(path)}_{VERDICTS_FILE}"))
+        return done
+    run = run_key(predictor, wishes, steps)
+    model = describe_model(predictor)
+    keys = {job.case: job_key(run, job.images, job.format) for job in jobs}
+    known = load_record(folder).keys
+    verdicts = {} if wishes.trust is None else {case.case: case for case in load_verdicts(folder / VERDICTS_FILE)}
     kept = [
         job
         for job in jobs
         if known.get(job.output.name) == keys[job.case]
         and all(path.is_file() for path in (job.output, *wishes.paths(job.output, job.case, predictor)))
+        and (wishes.trust is None or job.case in verdicts)
         and (job.measurements is None or job.measurements.is_file())
     ]
     if kept:
         log.info("%d masks are there already, made from the same scans with the same model and settings", len(kept))
 
-    def note(job: Job) -> None:
+    def note(job: Job, verdict: CaseTrust | None) -> None:
         known[job.output.name] = keys[job.case]
-        documents.save(Record(keys=known), folder / RECORD_FILE)
+        if verdict is not None:
+            verdicts[job.case] = verdict
+            write_verdicts(list(verdicts.values()), folder / VERDICTS_FILE)
+        documents.save(Record(model=model, keys=known), folder / RECORD_FILE)
 
     waiting = [job for job in jobs if job not in kept]
     done = predict_cases(
         predictor, waiting, steps=steps, wishes=wishes, should_stop=should_stop, note=note, progress=progress
     )
     masks = {job.case: job.output for job in kept} | done.masks
-    return Predictions(masks, done.failures, tuple(job.case for job in kept))
+    trust = {case: verdict for case, verdict in verdicts.items() if case in masks}
+    return Predictions(masks, done.failures, tuple(job.case for job in kept), trust)
 
 
 def jobs_for(
@@ -146,7 +149,7 @@ def jobs_for(
     predictor: Predictor,
     ending: str | None = None,
     format: MaskFormat | None = None,
-    choice: dicom.Choice = dicom.ANY,
+    wanted: dicom.SeriesChoice = dicom.ANY,
     *,
     progress: Progress = silent,
 ) -> tuple[list[Job], Path | None]:
@@ -156,7 +159,7 @@ def jobs_for(
         UsageError: no scans, several scans for one output file, a case without all its channels, or a DICOM object
             asked for a scan that is no DICOM.
     """
-    scans = find_scans([Path(path) for path in inputs], predictor.plan.channels, choice, progress=progress)
+    scans = find_scans([Path(path) for path in inputs], predictor.plan.channels, wanted, progress=progress)
     target = Path(output)
     named = io.is_image_name(target) if format is None else target.suffix == ".dcm"
     if named and not target.is_dir():
@@ -183,7 +186,7 @@ def predict_cases(
     steps: Sequence[Step] = (),
     wishes: Wishes = NO_WISHES,
     should_stop: Callable[[], bool] = lambda: False,
-    note: Callable[[Job], None] | None = None,
+    note: Callable[[Job, CaseTrust | None], None] | None = None,
     progress: Progress = silent,
 ) -> Predictions:
     """Predict scans one after the other; each mask appears whole or not at all, a bad scan does not stop the others.
@@ -194,13 +197,14 @@ def predict_cases(
     Args:
         steps: what is done to each mask before it is written, in this order.
         should_stop: asked before every scan; once true, the rest is left.
-        note: told of each case whose mask is written.
+        note: told of each case whose mask is written, and how far it can be trusted.
 
     Raises:
         StorageError: nothing can be written there.
     """
     masks: dict[str, Path] = {}
     failures: dict[str, str] = {}
+    verdicts: dict[str, CaseTrust] = {}
     limited = (predictor.settings.max_ram_bytes, predictor.settings.max_vram_bytes) != (None, None)
     progress(0, len(jobs), "predicting")
 
@@ -215,7 +219,7 @@ def predict_cases(
         else:
             masks[job.case] = job.output
             if note is not None:
-                note(job)
+                note(job, verdicts.get(job.case))
             log.info("%s: %.1f s", job.case, time.monotonic() - started)
 
     with ThreadPoolExecutor(1, "read") as reading, ThreadPoolExecutor(1, "write") as writing:
@@ -229,7 +233,9 @@ def predict_cases(
             try:
                 volume = next(volumes).result()
                 within = _within(progress, number, len(jobs), job.case)
-                written = _predict_case(predictor, job, volume, steps, wishes, writing, within)
+                written, verdict = _predict_case(predictor, job, volume, steps, wishes, writing, within)
+                if verdict is not None:
+                    verdicts[job.case] = verdict
                 del volume
             except (MedsegError, MemoryError, RuntimeError) as error:
                 written.set_exception(error)
@@ -242,7 +248,8 @@ def predict_cases(
             progress(number + 1, len(jobs), "predicting")
         if pending is not None:
             collect(*pending)
-    return Predictions(masks, failures)
+    trust = {case: verdict for case, verdict in verdicts.items() if case in masks}
+    return Predictions(masks, failures, trust=trust)
 
 
 def _ahead(
@@ -274,12 +281,22 @@ def _predict_case(
     wishes: Wishes,
     writing: ThreadPoolExecutor,
     progress: Progress,
-) -> Future[None]:
-    """The mask of a case; being written when this returns."""
+) -> tuple[Future[None], CaseTrust | None]:
+    """The mask of a case, being written when this returns, and how far it can be trusted if that is wished."""
     previous = None if job.previous is None else io.read_labels(job.previous)
+    labels = predictor.plan.labels
+    sums = None
+    if wishes.trust is not None:
+        folds = [fold for member in predictor.members for fold in member.model.weights]
+        sums = OverlapSums(labels, [wishes.trust.temperature_of(fold) for fold in folds])
     with extras_for(wishes, predictor, volume, job.output, job.case) as extras:
+        if sums is not None:
+            extras = replace(extras or Extras(), hear=sums.hear)
         mask = predictor.segment(volume, case=job.case, previous=previous, extras=extras, progress=progress)
-    return writing.submit(_write, predictor, apply(steps, mask, predictor.plan.labels.background), job)
+    verdict = None
+    if sums is not None and wishes.trust is not None:
+        verdict = judge(wishes.trust, sums.found(), volume, predictor.plan, job.case)
+    return writing.submit(_write, predictor, apply(steps, mask, labels.background), job), verdict
 
 
 def _write(predictor: Predictor, mask: LabelVolume, job: Job) -> None:
@@ -295,26 +312,6 @@ def _in_words(error: BaseException) -> str:
     if isinstance(error, torch.OutOfMemoryError):
         return "the GPU has no room for a single window; use --device cpu, or a model planned for less memory"
     return describe(error)
-
-
-def _load_record(folder: Path) -> Record:
-    """What earlier runs have made; nothing if that cannot be told."""
-    try:
-        return documents.load(Record, folder / RECORD_FILE)
-    except DocumentError:
-        return Record()
-
-
-def _run_key(predictor: Predictor, wishes: Wishes, steps: Sequence[Step]) -> str:
-    """Changes whenever any mask could: with the weights, the plan and the settings."""
-    parts = [(member.model.digest, member.precision, member.device.type) for member in predictor.members]
-    settings = predictor.settings
-    return hashlib.sha256(repr((settings.mirror, settings.step, wishes, tuple(steps), parts)).encode()).hexdigest()
-
-
-def _job_key(run: str, job: Job) -> str:
-    stamps = [io.stamp(image) for image in job.images]
-    return hashlib.sha256(repr((run, job.format, stamps)).encode()).hexdigest()
 
 
 def _within(progress: Progress, number: int, cases: int, case: str) -> Progress:

@@ -118,20 +118,23 @@ class Member:
         total = self._fold_logits(self.networks[0], batch)
         for network in self.networks[1:]:
             total += self._fold_logits(network, batch)
-        return total / len(self.networks)
+        return total.div_(len(self.networks))
 
     def _folds_apart(self, batch: torch.Tensor) -> torch.Tensor:
         return torch.cat([self._fold_logits(network, batch) for network in self.networks], dim=1)
 
     def _fold_logits(self, network: torch.nn.Module, batch: torch.Tensor) -> torch.Tensor:
-        total: torch.Tensor | None = None
         with autocast(self.device, self.precision):
-            for flip in self.flips:
-                seen = batch.flip(flip) if flip else batch
-                swaps = self._swap in flip
-                logits = network(seen[:, self._input_order] if swaps else seen).float()
-                logits = logits.flip(flip) if flip else logits
-                logits = logits[:, self._output_order] if swaps else logits
-                total = logits if total is None else total.add_(logits)
-        assert total is not None
-        return total / len(self.flips)
+            total = self._flipped_logits(network, batch, self.flips[0])
+            for flip in self.flips[1:]:
+                total += self._flipped_logits(network, batch, flip)
+        return total.div_(len(self.flips))
+
+    def _flipped_logits(self, network: torch.nn.Module, batch: torch.Tensor, flip: tuple[int, ...]) -> torch.Tensor:
+        """Of windows mirrored along some axes, mirrored back; a side that changed its name gets its own again."""
+        if not flip:
+            return network(batch).float()
+        swaps = self._swap in flip
+        seen = batch.flip(flip)
+        logits = network(seen[:, self._input_order] if swaps else seen).float().flip(flip)
+        return logits[:, self._output_order] if swaps else logits

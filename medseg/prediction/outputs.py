@@ -23,6 +23,7 @@ import numpy as np
 from medseg import atomic, io
 from medseg.prediction.memory import Wanted
 from medseg.prediction.predictor import Extras, Predictor
+from medseg.trust import TrustDocument
 from medseg.volume import LabelVolume, Volume
 
 MAP_ENDING = ".nii.gz"
@@ -30,15 +31,22 @@ MAP_ENDING = ".nii.gz"
 
 @dataclass(frozen=True)
 class Wishes:
-    """What is to be written beside the masks."""
+    """What is to be written beside the masks.
+
+    Attributes:
+        trust: by which to say how far each mask can be trusted.
+    """
 
     probabilities: bool = False
     uncertainty: bool = False
+    trust: TrustDocument | None = None
 
     def wanted(self, predictor: Predictor) -> Wanted:
         """What that means for memory."""
-        apart = self.uncertainty and _voters(predictor) > 1
-        return Wanted(self.probabilities, apart, self.uncertainty + apart)
+        several = _voters(predictor) > 1
+        listened = self.trust is not None
+        maps = self.uncertainty * (1 + several)
+        return Wanted(self.probabilities or listened, several and (self.uncertainty or listened), maps)
 
     def paths(self, mask: Path, case: str, predictor: Predictor) -> tuple[Path, ...]:
         """Files that will lie beside a mask."""
@@ -62,7 +70,7 @@ def extras_for(wishes: Wishes, predictor: Predictor, volume: Volume, mask: Path,
     Raises:
         StorageError: nothing can be written there, or no space is left.
     """
-    if wishes == NO_WISHES:
+    if not (wishes.probabilities or wishes.uncertainty):
         yield None
         return
     shape = volume.geometry.shape
@@ -71,7 +79,7 @@ def extras_for(wishes: Wishes, predictor: Predictor, volume: Volume, mask: Path,
     if wishes.probabilities:
         path = mask.parent / f"{case}.npz"
         with _array_file(path, (predictor.plan.labels.output_count, *shape)) as (likely, drop):
-            yield Extras(likely, entropy, disagreement, drop)
+            yield Extras(likely, entropy, disagreement, filled=drop)
     else:
         yield Extras(None, entropy, disagreement)
     for name, values in (("entropy", entropy), ("disagreement", disagreement)):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from medseg import io
 from medseg.device import choose_device
 from medseg.errors import UsageError
 from medseg.model import Model
+from medseg.networks.memory import freed_memory_kept
 from medseg.planning.plan import Plan
 from medseg.prediction.member import Member, Placement
 from medseg.prediction.settings import DEFAULT_SETTINGS, PredictionSettings
@@ -46,12 +48,15 @@ class Extras:
         probabilities: (K, Z, Y, X) float32, or None.
         entropy: (Z, Y, X) uint8, or None: how undecided the probabilities are, 0 to 100 % of what is possible.
         disagreement: (Z, Y, X) uint8, or None: share of folds, in %, that would give another label than the mask.
+        hear: told of each group of planes the logits (K, n, Y, X) of every fold, and the mask (n, Y, X) as indices
+            inside.
         filled: called whenever some planes have been filled.
     """
 
     probabilities: np.ndarray | None = None
     entropy: np.ndarray | None = None
     disagreement: np.ndarray | None = None
+    hear: Callable[[Sequence[torch.Tensor], torch.Tensor], None] | None = None
     filled: Callable[[], None] = lambda: None
 
 
@@ -124,6 +129,12 @@ class Predictor:
         Args:
             case: names the scan in errors.
         """
+        with freed_memory_kept() if self.device.type == "cpu" else nullcontext():
+            return self._segment(volume, case, previous, extras, progress)
+
+    def _segment(
+        self, volume: Volume, case: str, previous: LabelVolume | None, extras: Extras | None, progress: Progress
+    ) -> LabelVolume:
         scans = [self._prepare(index, volume, case, previous, progress) for index in range(len(self.members))]
         trace, labels = scans[0].trace, self.plan.labels
         if len(scans) == 1 and extras is None:
@@ -136,11 +147,13 @@ class Predictor:
         extras = extras or Extras()
         _fill_surroundings(extras, self.plan)
         first = 0
-        for opinion in self._opinions(scans, extras.disagreement is not None, progress):
+        for opinion in self._opinions(scans, extras.disagreement is not None, extras.hear is not None, progress):
             indices = decide(opinion.probabilities, labels)
             planes = slice(first, first + len(indices))
             trace.inside(mask)[planes] = labels.decode(indices.cpu().numpy())
             _fill(extras, trace, planes, opinion, indices, labels.has_regions)
+            if extras.hear is not None:
+                extras.hear(opinion.voices, indices)
             extras.filled()
             first += len(indices)
         return LabelVolume(mask, trace.source, labels.meaning)
@@ -158,13 +171,15 @@ class Predictor:
                     f"{case}: {member.configuration.name} needs the mask of {member.configuration.previous_stage},"
                     " and this model does not have that stage with it"
                 )
-            previous = stage.segment(volume, case=case, progress=progress)
+            previous = stage._segment(volume, case, None, None, progress)
         return prepare_planes(volume, member.model.plan, member.configuration, previous, case=case)
 
-    def _opinions(self, scans: Sequence[PreparedPlanes], votes: bool, progress: Progress) -> Iterator[_Opinion]:
+    def _opinions(
+        self, scans: Sequence[PreparedPlanes], votes: bool, voices: bool, progress: Progress
+    ) -> Iterator[_Opinion]:
         """Mean probabilities and each voter's labels, consecutive planes of the cropped box."""
         streams = [
-            _member_opinions(member, scan, placement, votes, progress)
+            _member_opinions(member, scan, placement, votes, voices, progress)
             for member, scan, placement in zip(self.members, scans, self.placements, strict=True)
         ]
         waiting: list[_Opinion | None] = [None] * len(streams)
@@ -180,7 +195,11 @@ class Predictor:
             likely = parts[0].probabilities
             if len(parts) > 1:
                 likely = torch.stack([part.probabilities for part in parts]).mean(0)
-            yield _Opinion(likely, torch.cat([part.votes for part in parts]))
+            yield _Opinion(
+                likely,
+                torch.cat([part.votes for part in parts]),
+                tuple(voice for part in parts for voice in part.voices),
+            )
             waiting = [None if opinion.planes == planes else opinion.part(planes, opinion.planes) for opinion in ready]
 
     def _open(self, source: Source) -> tuple[Volume, str]:
@@ -194,30 +213,37 @@ class Predictor:
 
 @dataclass(frozen=True, eq=False)
 class _Opinion:
-    """Of some planes: probabilities (K, n, Y, X), and indices inside (V, n, Y, X) that each voter would give."""
+    """Of some planes: probabilities (K, n, Y, X), and of each voter the indices inside (V, n, Y, X) that it would give
+    and its logits (K, n, Y, X); none of these where they are not asked for."""
 
     probabilities: torch.Tensor
     votes: torch.Tensor
+    voices: tuple[torch.Tensor, ...] = ()
 
     @property
     def planes(self) -> int:
         return self.probabilities.shape[1]
 
     def part(self, start: int, stop: int) -> _Opinion:
-        return _Opinion(self.probabilities[:, start:stop], self.votes[:, start:stop])
+        return _Opinion(
+            self.probabilities[:, start:stop],
+            self.votes[:, start:stop],
+            tuple(voice[:, start:stop] for voice in self.voices),
+        )
 
 
 def _member_opinions(
-    member: Member, scan: PreparedPlanes, placement: Placement, votes: bool, progress: Progress
+    member: Member, scan: PreparedPlanes, placement: Placement, votes: bool, voices: bool, progress: Progress
 ) -> Iterator[_Opinion]:
-    labels = member.model.plan.labels
-    slabs = member.slabs(scan, placement, apart=votes, progress=progress)
+    labels, apart = member.model.plan.labels, votes or voices
+    slabs = member.slabs(scan, placement, apart=apart, progress=progress)
     for logits in logit_planes(slabs, scan.trace):
         folds = logits.unflatten(0, (-1, member.outputs))
         voters = [decide(probabilities(fold, labels), labels) for fold in folds] if votes else []
         yield _Opinion(
-            probabilities(folds.mean(0) if votes else logits, labels),
+            probabilities(folds.mean(0) if apart else logits, labels),
             torch.stack(voters) if votes else logits.new_empty(0, *logits.shape[1:]),
+            tuple(folds) if voices else (),
         )
 
 

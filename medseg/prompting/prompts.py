@@ -174,7 +174,7 @@ def load_steps(path: str | os.PathLike[str]) -> Steps:
     for number, step in enumerate(content["steps"]):
         if not isinstance(step, list):
             raise DocumentError(f"{path}: steps[{number}]: expected a list of prompts, found {type(step).__name__}")
-        steps.append(tuple(_parse(entry, f"{path}: steps[{number}][{i}]") for i, entry in enumerate(step)))
+        steps.append(tuple(parse_prompt(entry, f"{path}: steps[{number}][{i}]") for i, entry in enumerate(step)))
     return tuple(steps)
 
 
@@ -184,8 +184,13 @@ class _Document:
     steps: Steps
 
 
-def _parse(entry: Any, where: str) -> Prompt:
-    kind = _KINDS.get(entry.get("kind", "")) if isinstance(entry, dict) else None
+def parse_prompt(entry: Any, where: str) -> Prompt:
+    """The prompt of its JSON value.
+
+    Raises:
+        DocumentError: it is none; names ``where`` it stands.
+    """
+    kind = _KINDS.get(str(entry.get("kind"))) if isinstance(entry, dict) else None
     if kind is None:
         raise DocumentError(f"{where}: expected a prompt whose kind is one of {', '.join(_KINDS)}")
     return documents.from_json(kind, entry, where)

@@ -21,7 +21,6 @@ import torch
 
 from medseg import documents
 from medseg.augmentation.previous_stage import disturb, draw_disturbances
-from medseg.crossvalidation import RUN_FILE, Length, open_cases, run_under_way, within_budget
 from medseg.device import autocast, choose_device, choose_precision, describe
 from medseg.errors import UsageError
 from medseg.labels import LabelSet
@@ -33,9 +32,14 @@ from medseg.prompting.channels import GridPrompts, prompt_channels
 from medseg.prompting.promptable import SUFFIX, point_sigmas, promptable_plan
 from medseg.prompting.simulation import corrections, draw_object, draw_prompts, tight_box, with_clicks
 from medseg.report import training_plot
-from medseg.training.loop import PROGRESS_FILE, Run, Trainer, train_network
+from medseg.training.cases import open_cases, stored_cases
+from medseg.training.curve import PROGRESS_FILE
+from medseg.training.loop import train_network
 from medseg.training.recipe import DEFAULT_EPOCHS, EPOCH_ITERATIONS, recipe_for_iterations
+from medseg.training.run import Run
 from medseg.training.sampling import PatchSource
+from medseg.training.starting import RUN_FILE, Length, run_under_way, within_budget
+from medseg.training.trainer import Trainer
 from medseg.workspace import Workspace, preprocess
 
 # Part of the steps in which the network mends its own answer, and the most clicks it gets for that.
@@ -172,13 +176,13 @@ def train_promptable(
     split = opened.split(fold)
     if restart:
         shutil.rmtree(folder, ignore_errors=True)
-    run = run_under_way(folder, length, seed)
+    run = run_under_way(folder, length, seed=seed, balance_classes=None)
     if run is not None and (folder / WEIGHTS_FILE).is_file():
         return model_folder
     began = time.monotonic()
     preprocess(opened, chosen, cases=[*split.train, *split.validation], workers=workers, progress=progress)
-    cases, held_out = (open_cases(opened, chosen, names) for names in (split.train, split.validation))
     where = choose_device(device)
+    cases, held_out = open_cases(opened, chosen, split.train), stored_cases(opened, chosen, split.validation)
     if run is None:
         run = Run(
             version=1,
@@ -189,7 +193,9 @@ def train_promptable(
             recipe=recipe_for_iterations(length.steps or DEFAULT_EPOCHS * EPOCH_ITERATIONS, chosen.batch_size),
         )
         if budget_seconds is not None:
-            run = within_budget(run, budget_seconds, began, opened, chosen, cases, where, PromptableTrainer)
+            run = within_budget(
+                run, budget_seconds, began, opened.plan, chosen, cases, where, trainer=PromptableTrainer
+            )
         documents.save(run, folder / RUN_FILE)
     log.info("%s; %s", describe(where, run.precision), run.recipe.because)
     trainer = PromptableTrainer(opened.plan, chosen, cases, held_out, run, where)

@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from medseg import __version__, atomic
+from medseg import atomic
 from medseg.comparing import BETTER, UNDECIDED, WORSE, Comparison
 from medseg.report import comparison_plots
+from medseg.report.provenance import versions
 from medseg.report.rendering import render
 
 COMPARISON_FILE = "comparison.html"
@@ -56,7 +57,7 @@ def comparison_report(
                 name if seeds == 1 else f"{name} ({seeds} seeds)"
                 for name, seeds in zip(comparison.systems, comparison.seeds, strict=True)
             ),
-            "Made with": f"medseg {__version__}",
+            "Made with": versions(),
         },
         systems=comparison.systems,
         several_seeds=max(comparison.seeds) > 1,

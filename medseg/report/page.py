@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from medseg import __version__, atomic, io
+from medseg import atomic, io
 from medseg.errors import DataError
 from medseg.evaluation import Evaluation, Pair, findings, foreground_mean, summarize
 from medseg.io.formats import is_picture
 from medseg.report import overlays, plots
 from medseg.report.plots import limits_of_agreement
+from medseg.report.provenance import versions
 from medseg.report.rendering import figure_text, render
 
 if TYPE_CHECKING:
@@ -131,7 +132,7 @@ def _standing_facts(evaluation: Evaluation, unscaled: bool) -> dict[str, str]:
     facts = {
         "Labels": labels or "none found",
         "Tolerance of surface Dice": f"{evaluation.tolerance_mm:g} mm",
-        "Made with": f"medseg {__version__}",
+        "Made with": versions(),
     }
     if evaluation.ignore is not None:
         facts["Not counted"] = f"voxels whose reference holds {evaluation.ignore}"
@@ -233,7 +234,7 @@ def _draw_case(
 ) -> _Drawn:
     """A case's picture at one label, given by its row."""
     pair = evaluation.pairs[worst["case"]]
-    prediction, reference = io.read_labels(pair.prediction), io.read_labels(pair.reference)
+    prediction, reference = pair.read(evaluation.labels)
     image, note = None, ""
     if image_path is not None:
         try:

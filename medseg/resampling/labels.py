@@ -7,7 +7,6 @@ point inside has their label and nothing is computed; only new voxels in other c
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TypeVar, cast
 
@@ -25,15 +24,19 @@ from medseg.resampling.axes import (
     slabs,
     take,
 )
+from medseg.resampling.images import blended
+from medseg.resampling.votes import Pair, argmax, last_positive, majority, smallest_type
 
-AT_ONCE = 2**15  # voxels in one array: the cache holds them, and torch leaves as many to the thread that calls it
+# Where more of the new voxels than this lie in cells whose corners differ, all are computed: three axes one after the
+# other cost less than eight corners of each voxel.
+DENSE_SHARE = 0.2
+AT_ONCE = 2**17  # voxels in one array: the cache holds some of them, and sharing them out to threads still pays
+BLOCK_PLANES = 8
 
 Array = TypeVar("Array", np.ndarray, Tensor)
 Vote = Callable[[Iterable[Tensor], float], Tensor]
-Pair = tuple[Tensor, Tensor]
 Decide = Callable[[Tensor, list[Tensor], list[Pair]], Tensor]
-Part = TypeVar("Part")
-Done = TypeVar("Done")
+Everywhere = Callable[[Tensor, Sequence[Operator]], Tensor]
 
 
 @torch.no_grad()
@@ -93,13 +96,14 @@ def resize_labels(labels: Array, shape: Sequence[int], thick_axis: int | None = 
 def argmax_between(logits: Tensor, operators: Sequence[Operator], order: Sequence[int]) -> Tensor:
     """``resize_argmax`` to where three operators of order 1 lead, blended in the ``order`` of axes."""
     dtype = _working_type(logits)
-    code = _smallest_type(0, len(logits) - 1)
+    code = smallest_type(0, len(logits) - 1)
     # Each interpolated logit is the same increasing function of its corners, so a winner at all corners wins between
     # them. Only a lower channel may draw level by rounding: three blends of two products err by less than 3 eps of the
     # largest logit, in either channel. Logits of half precision differ by more, if at all.
-    largest = max(abs(float(extreme)) for extreme in torch.aminmax(logits)) if logits.dtype == dtype else 0.0
+    extremes = (torch.aminmax(channel) for channel in logits) if logits.dtype == dtype else ()
+    largest = max((abs(float(value)) for pair in extremes for value in pair), default=0.0)
     lead = 16 * torch.finfo(dtype).eps * largest
-    return _resize_votes(logits, operators, order, dtype, code, partial(_argmax, code=code), lead)
+    return _resize_votes(logits, operators, order, dtype, code, partial(argmax, code=code), lead)
 
 
 @torch.no_grad()
@@ -108,10 +112,10 @@ def regions_between(
 ) -> Tensor:
     """``resize_regions`` to where three operators of order 1 lead, blended in the ``order`` of axes."""
     dtype = _working_type(logits)
-    code = _smallest_type(min(0, *values), max(len(values), *values))
+    code = smallest_type(min(0, *values), max(len(values), *values))
     # If one region is the last positive one at all corners, it is so between them, unless products fall to 0.
     lead = 16 * torch.finfo(dtype).tiny
-    result = _resize_votes(logits, operators, order, dtype, code, partial(_last_positive, code=code), lead)
+    result = _resize_votes(logits, operators, order, dtype, code, partial(last_positive, code=code), lead)
     table = torch.tensor([0, *values], dtype=code, device=logits.device)
     for plane in result:
         plane.copy_(table[plane.int()])
@@ -122,7 +126,7 @@ def regions_between(
 def majority_between(codes: Tensor, operators: Sequence[Operator]) -> Tensor:
     """``resize_labels`` of an integer tensor (Z, Y, X) to where three float64 operators of order 1 lead."""
     doubtful = torch.zeros_like(codes, dtype=torch.bool)
-    return _resize_cells(codes, doubtful, codes[None], operators, (0, 1, 2), _majority)
+    return _resize_cells(codes, doubtful, codes[None], operators, (0, 1, 2), majority)
 
 
 def _way(
@@ -149,19 +153,18 @@ def _resize_votes(
     old = tuple(logits.shape[1:])
     logits = logits.detach()
 
-    def judge(block: tuple[slice, slice]) -> tuple[Tensor, Tensor]:
-        codes, careful = (vote((channel.to(dtype) for channel in logits[:, *block]), at) for at in (0.0, lead))
-        return codes, careful != codes
-
     def decide(channels: Tensor, corners: list[Tensor], weights: list[Pair]) -> Tensor:
         return vote((_blend(channel, corners, weights, dtype) for channel in channels), 0.0)
 
+    def everywhere(part: Tensor, operators: Sequence[Operator]) -> Tensor:
+        return vote((blended(channel.to(dtype), operators, order) for channel in part), 0.0)
+
     codes = torch.empty(old, dtype=code, device=logits.device)
     doubtful = torch.empty(old, dtype=torch.bool, device=logits.device)
-    blocks = list(_blocks(old))
-    for block, (winners, doubts) in zip(blocks, _in_threads(judge, blocks, logits.device), strict=True):
-        codes[block], doubtful[block] = winners, doubts
-    return _resize_cells(codes, doubtful, logits, operators, order, decide)
+    for block in _blocks(old):
+        codes[block], careful = (vote((channel.to(dtype) for channel in logits[:, *block]), at) for at in (0.0, lead))
+        doubtful[block] = careful != codes[block]
+    return _resize_cells(codes, doubtful, logits, operators, order, decide, everywhere)
 
 
 def _resize_cells(
@@ -171,18 +174,17 @@ def _resize_cells(
     operators: Sequence[Operator],
     order: Sequence[int],
     decide: Decide,
+    everywhere: Everywhere | None = None,
 ) -> Tensor:
     """``codes`` (Z, Y, X) on the new grid where the corners of a cell agree and none is ``doubtful``, else ``decide``.
 
-    ``decide`` is given ``sources`` (K, Z, Y, X) as they lie in memory (K, n) and the ``_corners`` of some voxels.
+    ``decide`` is given ``sources`` (K, Z, Y, X) as they lie in memory (K, n) and the ``_corners`` of some voxels;
+    ``everywhere``, where there are many of them, a box of the sources and the operators to all new voxels between.
     """
     mixed = _mixed_cells(codes, doubtful, operators)
     result = codes.new_empty([len(operator.lower) for operator in operators])
     along_z, *in_plane = operators
     memory = _each_memory(sources)
-
-    def work(voxels: Tensor) -> Tensor:
-        return decide(memory, *_corners(voxels, operators, order, sources.stride()[1:]))
 
     for start, stop in slabs(codes.shape, result.shape):
         planes, along_slab = along_z.part(start, stop)
@@ -190,33 +192,29 @@ def _resize_cells(
         for axis in order:
             lower = (along_slab, *in_plane)[axis].lower
             uniform, unsettled = take(uniform, axis, lower), take(unsettled, axis, lower)
+        if everywhere is not None and int(unsettled.sum()) > DENSE_SHARE * unsettled.numel():
+            for block in _blocks(result.shape, start, stop):
+                (z, along_block), (y, along_rows) = (
+                    operator.part(at.start, at.stop) for operator, at in zip(operators[:2], block, strict=True)
+                )
+                result[block] = everywhere(sources[:, z, y], (along_block, along_rows, operators[2]))
+            continue
         result[start:stop] = uniform
         voxels = unsettled.nonzero()
         voxels[:, 0] += start
-        parts = voxels.split(AT_ONCE)
-        for part, decided in zip(parts, _in_threads(work, parts, codes.device), strict=True):
-            result[part.unbind(1)] = decided
+        for part in voxels.split(AT_ONCE):
+            result[part.unbind(1)] = decide(memory, *_corners(part, operators, order, sources.stride()[1:]))
     return result
 
 
-def _blocks(shape: Sequence[int]) -> Iterator[tuple[slice, slice]]:
-    """Planes and rows of a grid, about AT_ONCE voxels together."""
-    planes = max(1, AT_ONCE // (shape[1] * shape[2]))
-    rows = max(1, AT_ONCE // shape[2])
-    for z in range(0, shape[0], planes):
+def _blocks(shape: Sequence[int], start: int = 0, stop: int | None = None) -> Iterator[tuple[slice, slice]]:
+    """Planes (from ``start`` to ``stop``) and rows of a grid, about AT_ONCE voxels together."""
+    last = shape[0] if stop is None else stop
+    planes = min(last - start, max(BLOCK_PLANES, AT_ONCE // (shape[1] * shape[2])))
+    rows = max(1, AT_ONCE // (planes * shape[2]))
+    for z in range(start, last, planes):
         for y in range(0, shape[1], rows):
-            yield slice(z, z + planes), slice(y, y + rows)
-
-
-def _in_threads(work: Callable[[Part], Done], parts: Sequence[Part], device: torch.device) -> Sequence[Done]:
-    """``work`` on every part, on a CPU by as many threads as torch would use: one part a thread, without waiting.
-
-    Many short operations go to pieces if each is shared out: every time, all threads wait for the last.
-    """
-    if device.type != "cpu" or len(parts) == 1 or torch.get_num_threads() == 1:
-        return [work(part) for part in parts]
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        return list(pool.map(work, parts))
+            yield slice(z, min(z + planes, last)), slice(y, min(y + rows, shape[1]))
 
 
 def _each_memory(sources: Tensor) -> Tensor:
@@ -262,52 +260,6 @@ def _blend(memory: Tensor, corners: list[Tensor], weights: list[Pair], dtype: to
         pairs = zip(values[:half], values[half:], strict=True)
         values = [lower.mul_(lower_weight).add_(upper.mul_(upper_weight)) for lower, upper in pairs]
     return values[0]
-
-
-def _argmax(channels: Iterable[Tensor], lead: float, code: torch.dtype) -> Tensor:
-    """The first of the largest channels; to be larger is to lead all channels before by more than ``lead``."""
-    channels = iter(channels)
-    best = next(channels).clone()
-    winner = torch.zeros_like(best, dtype=code)
-    for number, channel in enumerate(channels, 1):
-        ahead = channel > (best + lead if lead else best)
-        torch.maximum(winner, ahead.to(code).mul_(number), out=winner)
-        torch.maximum(best, channel, out=best)
-    return winner
-
-
-def _last_positive(channels: Iterable[Tensor], lead: float, code: torch.dtype) -> Tensor:
-    """1 + the last channel above ``lead``, or 0."""
-    channels = iter(channels)
-    last = (next(channels) > lead).to(code)
-    for number, channel in enumerate(channels, 2):
-        torch.maximum(last, (channel > lead).to(code).mul_(number), out=last)
-    return last
-
-
-def _majority(sources: Tensor, corners: list[Tensor], weights: list[Pair]) -> Tensor:
-    """The highest label whose corners weigh at least 0.5 together, or 0; sums as scipy's, to the last bit."""
-    labels = [sources[0].index_select(0, corner) for corner in corners]
-    shares = [torch.ones(len(corners[0]), dtype=torch.float64, device=sources.device)]
-    for pair in weights:
-        shares = [share * weight for share in shares for weight in pair]
-    highest = torch.full_like(labels[0], torch.iinfo(sources.dtype).min)
-    found = torch.zeros_like(highest, dtype=torch.bool)
-    for label in labels:
-        total = torch.zeros_like(shares[0])
-        for other, share in zip(labels, shares, strict=True):
-            total += share * (other == label)
-        enough = total >= 0.5
-        highest = torch.maximum(highest, label.masked_fill(~enough, torch.iinfo(sources.dtype).min))
-        found |= enough
-    return highest.masked_fill_(~found, 0)
-
-
-def _smallest_type(lowest: int, highest: int) -> torch.dtype:
-    for dtype in (torch.uint8, torch.int16, torch.int32):
-        if torch.iinfo(dtype).min <= lowest and highest <= torch.iinfo(dtype).max:
-            return dtype
-    raise UsageError(f"values: expected integers of at most 32 bits, found {lowest} to {highest}")
 
 
 def _checked_logits(logits: Tensor, shape: Sequence[int], thick_axis: int | None) -> torch.dtype:

@@ -19,15 +19,21 @@ VALIDATION_FOLDER = "validation"
 
 @dataclass(frozen=True)
 class HeldOut:
-    """One held-out case: its reference, and its mask by each configuration in order."""
+    """One held-out case: its fold, its reference, and its mask by each configuration in order."""
 
     case: str
+    fold: int
     reference: Path
     masks: tuple[Path, ...]
 
 
-def held_out_cases(workspace: Workspace) -> tuple[list[str], tuple[int, ...], list[HeldOut]]:
+def held_out_cases(
+    workspace: Workspace, configurations: Sequence[str] | None = None
+) -> tuple[list[str], tuple[int, ...], list[HeldOut]]:
     """Configurations with validated folds, the folds that all of them have, and their held-out cases.
+
+    Args:
+        configurations: names to look at; by default all.
 
     Raises:
         UsageError: there is none of these.
@@ -46,20 +52,21 @@ def held_out_cases(workspace: Workspace) -> tuple[list[str], tuple[int, ...], li
             if held_out and all(mask(configuration.name, fold, case.name).is_file() for case in held_out)
         }
         for configuration in workspace.plan.configurations
+        if configurations is None or configuration.name in configurations
     }
     names = [name for name, folds in complete.items() if folds]
     folds = sorted(set.intersection(*(complete[name] for name in names))) if names else []
     if not folds:
         found = "; ".join(f"{name}: folds {sorted(complete[name])}" for name in names) or "none"
         raise UsageError(
-            f"best: no validated fold that all configurations of {workspace.root} share, found {found};"
+            f"{workspace.root}: no validated fold that all configurations share, found {found};"
             f" train them with: medseg train -w {workspace.root} -c CONFIGURATION --fold all"
         )
     return (
         names,
         tuple(folds),
         [
-            HeldOut(case.name, case.label, tuple(mask(name, fold, case.name) for name in names))
+            HeldOut(case.name, fold, case.label, tuple(mask(name, fold, case.name) for name in names))
             for fold in folds
             for case in members[fold]
             if case.label is not None

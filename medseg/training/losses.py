@@ -6,11 +6,11 @@ weighted 1, 1/2, 1/4 ... with the coarsest left out (Isensee et al., Nature Meth
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import reduce
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the field's name for it
-from monai.losses.dice import DiceLoss
 
 from medseg.labels import LabelSet
 
@@ -23,19 +23,21 @@ class DiceCrossEntropy(torch.nn.Module):
     Args:
         labels: says whether outputs are exclusive classes or regions, and which index to ignore.
         batch_dice: pool voxels over the batch before taking Dice, instead of a Dice a sample.
+        total: sum over the processes that share a batch, with its gradient.
 
     Where a sample is not annotated for every class, a background voxel may belong to any of the others: their
     probabilities count as background's (the marginal loss of Shi et al., Medical Image Analysis 70:101979, 2021), and
     Dice is taken over annotated classes only. Regions without annotation are left out.
     """
 
-    def __init__(self, labels: LabelSet, batch_dice: bool) -> None:
+    def __init__(
+        self, labels: LabelSet, batch_dice: bool, total: Callable[[torch.Tensor], torch.Tensor] = lambda own: own
+    ) -> None:
         super().__init__()
         self._regions = labels.class_indices if labels.has_regions else None
         self._ignore = labels.ignore_index
-        self._dice = DiceLoss(batch=batch_dice, smooth_nr=_SMOOTH, smooth_dr=_SMOOTH)
-        self._class_dice = DiceLoss(batch=batch_dice, smooth_nr=_SMOOTH, smooth_dr=_SMOOTH, reduction="none")
         self._batch_dice = batch_dice
+        self._total = total
         self._order = torch.tensor([indices[0] for indices in labels.class_indices]).argsort()
 
     def forward(
@@ -48,7 +50,7 @@ class DiceCrossEntropy(torch.nn.Module):
         """
         logits = logits.float()
         if unannotated is not None:
-            return self._partial(logits, target, unannotated.to(logits.device))
+            return self._partial(logits, target, unannotated.to(logits.device, non_blocking=True))
         valid = None if self._ignore is None else target != self._ignore
         if self._regions is not None:
             wanted = region_targets(target, self._regions).to(logits.dtype)
@@ -57,14 +59,13 @@ class DiceCrossEntropy(torch.nn.Module):
         else:
             indices = target.long() if valid is None else torch.where(valid, target, 0).long()
             logarithms = logits.log_softmax(1)
-            entropy = F.nll_loss(logarithms, indices, reduction="none")
-            wanted = F.one_hot(indices, logits.shape[1]).movedim(-1, 1)[:, 1:].to(logits.dtype)
+            entropy = _entropy(logarithms, indices)
+            wanted = _one_hot(indices, logits)
             probabilities = logarithms[:, 1:].exp()
         if valid is None:
             return entropy.mean() + self._dice(probabilities, wanted)
         mask = valid.unsqueeze(1).to(logits.dtype)
-        mean = (entropy * mask[:, 0]).sum() / mask.sum().clamp_min(1.0)
-        return mean + self._dice(probabilities * mask, wanted * mask)
+        return self._mean(entropy, mask[:, 0]) + self._dice(probabilities * mask, wanted * mask)
 
     def _partial(self, logits: torch.Tensor, target: torch.Tensor, unannotated: torch.Tensor) -> torch.Tensor:
         valid = torch.ones_like(target, dtype=torch.bool) if self._ignore is None else target != self._ignore
@@ -76,21 +77,40 @@ class DiceCrossEntropy(torch.nn.Module):
             entropy = (entropy * known).sum(1) / known.sum(1).clamp_min(1.0)
             probabilities = logits.sigmoid()
         else:
-            unknown = unannotated[:, self._order.to(logits.device)]  # by output channel, background left out
+            order = self._order.to(logits.device, non_blocking=True)
+            unknown = unannotated[:, order]  # by output channel, background left out
             known = (~unknown).to(logits.dtype).view(*unknown.shape, *ones)
             indices = torch.where(valid, target, 0).long()
             logarithms = logits.log_softmax(1)
             merged = F.pad(unknown, (1, 0)).view(*logits.shape[:2], *ones)
             merged = merged | (torch.arange(logits.shape[1], device=logits.device) == 0).view(1, -1, *ones)
             background = logarithms.masked_fill(~merged, -torch.inf).logsumexp(1, keepdim=True)
-            entropy = F.nll_loss(torch.cat([background, logarithms[:, 1:]], 1), indices, reduction="none")
-            wanted = F.one_hot(indices, logits.shape[1]).movedim(-1, 1)[:, 1:].to(logits.dtype)
+            entropy = _entropy(torch.cat([background, logarithms[:, 1:]], 1), indices)
+            wanted = _one_hot(indices, logits)
             probabilities = logarithms[:, 1:].exp()
         mask = valid.unsqueeze(1).to(logits.dtype)
-        mean = (entropy * mask[:, 0]).sum() / mask.sum().clamp_min(1.0)
-        dice = self._class_dice(probabilities * mask * known, wanted * mask * known).flatten()
-        counted = (known.flatten(1).amax(0) if self._batch_dice else known).flatten()
-        return mean + (dice * counted).sum() / counted.sum().clamp_min(1.0)
+        dice = self._dice(probabilities * mask * known, wanted * mask * known, known.flatten(1))
+        return self._mean(entropy, mask[:, 0]) + dice
+
+    def _mean(self, values: torch.Tensor, counted: torch.Tensor) -> torch.Tensor:
+        """Over what is counted (1, else 0) in the whole batch."""
+        return self._total((values * counted).sum()) / self._total(counted.sum()).clamp_min(1.0)
+
+    def _dice(
+        self, probabilities: torch.Tensor, wanted: torch.Tensor, counted: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """One minus the mean soft Dice of classes (B, classes, ...), where (B, classes) are counted."""
+        axes = tuple(range(2, wanted.ndim))
+        sums = torch.stack([(probabilities * wanted).sum(axes), probabilities.sum(axes) + wanted.sum(axes)])
+        if self._batch_dice:
+            sums = self._total(sums.sum(1, keepdim=True))
+        each = 1 - (2 * sums[0] + _SMOOTH) / (sums[1] + _SMOOTH)
+        if counted is None:
+            return each.mean()
+        if self._batch_dice:
+            counted = (self._total(counted.sum(0, keepdim=True)) > 0).to(each.dtype)
+            return (each * counted).sum() / counted.sum().clamp_min(1.0)
+        return self._mean(each, counted)
 
 
 class DeepSupervision(torch.nn.Module):
@@ -112,6 +132,17 @@ class DeepSupervision(torch.nn.Module):
         return total
 
 
+def _entropy(logarithms: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
+    """Minus the logarithms (B, K, ...) at indices (B, ...). On a GPU ``nll_loss`` has no deterministic form."""
+    return -logarithms.gather(1, indices.unsqueeze(1)).squeeze(1)
+
+
+def _one_hot(indices: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+    """Indices (B, ...) as (B, K - 1, ...) of the logits' type, without background."""
+    classes = torch.arange(1, logits.shape[1], device=logits.device).view(1, -1, *[1] * (logits.ndim - 2))
+    return (indices.unsqueeze(1) == classes).to(logits.dtype)
+
+
 def scale_weights(scales: int) -> tuple[float, ...]:
     """Weights of the scales, finest first, with sum 1."""
     raw = [0.5**scale for scale in range(scales)]
@@ -131,7 +162,7 @@ def downsample_labels(target: torch.Tensor, shape: Sequence[int]) -> torch.Tenso
 
 def region_targets(target: torch.Tensor, regions: Sequence[Sequence[int]]) -> torch.Tensor:
     """Whether each voxel of label indices (B, ...) belongs to each region: (B, R, ...) bool."""
-    return torch.stack([torch.isin(target, torch.tensor(list(r), device=target.device)) for r in regions], dim=1)
+    return torch.stack([reduce(torch.logical_or, [target == index for index in region]) for region in regions], dim=1)
 
 
 def hard_dice_counts(

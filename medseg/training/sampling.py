@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -18,6 +18,9 @@ from medseg.augmentation.previous_stage import Disturbance, disturb, draw_distur
 
 # Share of a batch whose patches are centred on foreground: nnU-Net's value.
 FOREGROUND_SHARE = 0.33
+
+CPU = torch.device("cpu")
+Array = np.ndarray | torch.Tensor
 
 
 class Voxels(Protocol):
@@ -49,12 +52,15 @@ class PatchSource(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class InMemoryCase:
-    """A prepared case held in memory: image (C, Z, Y, X) float32, labels and a previous mask (Z, Y, X) int16."""
+    """A prepared case held in memory: image (C, Z, Y, X) float32, labels and a previous mask (Z, Y, X) int16.
 
-    image: np.ndarray
-    labels: np.ndarray
+    They are arrays in the machine's memory, or tensors in a GPU's; voxel indices of foreground are always arrays.
+    """
+
+    image: Array
+    labels: Array
     foreground: Sequence[np.ndarray]
-    previous: np.ndarray | None = None
+    previous: Array | None = None
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -67,14 +73,29 @@ class InMemoryCase:
         """Number of channels."""
         return self.image.shape[0]
 
-    def copy_patch(
-        self, start: Sequence[int], image: np.ndarray, labels: np.ndarray, previous: np.ndarray | None = None
-    ) -> None:
+    @property
+    def device(self) -> torch.device:
+        """Whose memory holds it."""
+        return self.image.device if isinstance(self.image, torch.Tensor) else CPU
+
+    def on(self, device: torch.device) -> InMemoryCase:
+        """The same case as tensors in a device's memory."""
+        image, labels = (torch.as_tensor(voxels, device=device) for voxels in (self.image, self.labels))
+        previous = None if self.previous is None else torch.as_tensor(self.previous, device=device)
+        return replace(self, image=image, labels=labels, previous=previous)
+
+    def copy_patch(self, start: Sequence[int], image: Array, labels: Array, previous: Array | None = None) -> None:
         """Fill ``image``, ``labels`` and ``previous`` from ``start``; voxels outside stay as they are."""
         patches.copy_patch(self.image, start, image)
         patches.copy_patch(self.labels, start, labels)
         if previous is not None and self.previous is not None:
             patches.copy_patch(self.previous, start, previous)
+
+
+def memory_of(cases: Sequence[PatchSource]) -> torch.device:
+    """Whose memory batches of these cases are assembled in: the one that holds them."""
+    case = cases[0]
+    return case.device if isinstance(case, InMemoryCase) else CPU
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,9 +128,15 @@ class Batch:
         labels = self.labels.to(device, non_blocking=True)
         images, labels = augmentation.apply(images, labels, self.parameters, tuple(patch_size))
         if self.previous is not None:
-            masks = augmentation.apply_to_labels(self.previous.to(device), self.parameters, tuple(patch_size))
+            masks = self.previous.to(device, non_blocking=True)
+            masks = augmentation.apply_to_labels(masks, self.parameters, tuple(patch_size))
             images = with_previous(images, disturb(masks, self.disturbances), previous_labels)
         return images, labels
+
+    def pinned(self) -> Batch:
+        """The same in memory that a GPU reads while both go on computing."""
+        previous = None if self.previous is None else self.previous.pin_memory()
+        return replace(self, images=self.images.pin_memory(), labels=self.labels.pin_memory(), previous=previous)
 
 
 def with_previous(images: torch.Tensor, masks: torch.Tensor, labels: int) -> torch.Tensor:
@@ -126,16 +153,19 @@ def draw_batch(
     iteration: int,
     balance_classes: bool = False,
     previous_labels: int = 0,
+    share: slice = slice(None),
 ) -> Batch:
     """The batch of one iteration. Cases take turns in an order shuffled anew each time round.
 
     With ``balance_classes`` the patches centred on foreground show every class equally often, however few cases have
     it: first a class is drawn, then one of the cases with it.
 
-    Around each patch as much is read as its own turn and scale need, so no empty corner enters a patch.
+    Around each patch as much is read as its own turn and scale need, so no empty corner enters a patch. Cases that a
+    GPU holds are cut there.
 
     Args:
         previous_labels: in a cascade the label indices of the previous stage's masks, else 0.
+        share: of ``batch_size`` samples those to read; they are the same whatever the share is.
     """
     random = np.random.default_rng((seed, iteration))
     generator = torch.Generator().manual_seed(int(random.integers(2**62)))
@@ -143,9 +173,11 @@ def draw_batch(
     parameters = augmentation.draw(policy, batch_size, channels, generator)
     sizes = augmentation.source_sizes(parameters, patch_size)
     largest = tuple(max(along) for along in zip(*sizes, strict=True))
-    images = np.zeros((batch_size, channels, *largest), dtype=np.float32)
-    labels = np.zeros((batch_size, *largest), dtype=np.int16)
-    previous = np.zeros_like(labels) if previous_labels else None
+    own = range(batch_size)[share]
+    where = memory_of(cases)
+    images = torch.zeros((len(own), channels, *largest), dtype=torch.float32, device=where)
+    labels = torch.zeros((len(own), *largest), dtype=torch.int16, device=where)
+    previous = torch.zeros_like(labels) if previous_labels else None
     first_forced = round(batch_size * (1 - FOREGROUND_SHARE))
     chosen = []
     for i, size in enumerate(sizes):
@@ -157,14 +189,19 @@ def draw_batch(
             around = _foreground_voxel(cases[turn], random)
         case = cases[turn]
         chosen.append(turn)
-        middle = tuple(slice((all_ - own) // 2, (all_ + own) // 2) for all_, own in zip(largest, size, strict=True))
-        before = None if previous is None else previous[i][middle]
-        _cut(case, around, patch_size, images[i][(slice(None), *middle)], labels[i][middle], before, random)
-    batch = Batch(torch.from_numpy(images), torch.from_numpy(labels), parameters, tuple(chosen))
+        start = _start(case, around, patch_size, random)
+        if i not in own:
+            continue
+        at = own.index(i)
+        middle = tuple(slice((all_ - used) // 2, (all_ + used) // 2) for all_, used in zip(largest, size, strict=True))
+        before = None if previous is None else _fillable(previous[at])[middle]
+        image, mask = _fillable(images[at])[(slice(None), *middle)], _fillable(labels[at])[middle]
+        _cut(case, start, patch_size, image, mask, before)
+    batch = Batch(images, labels, parameters.part(share), tuple(chosen[share]))
     if previous is None:
         return batch
-    disturbances = draw_disturbances(batch_size, previous_labels, random)
-    return replace(batch, previous=torch.from_numpy(previous), disturbances=disturbances)
+    disturbances = draw_disturbances(batch_size, previous_labels, random)[share]
+    return replace(batch, previous=previous, disturbances=disturbances)
 
 
 def validation_patches(
@@ -177,7 +214,8 @@ def validation_patches(
     previous = np.zeros_like(labels)
     random = np.random.default_rng(0)
     for i, case in enumerate(chosen):
-        _cut(case, _foreground_voxel(case, random), patch_size, images[i], labels[i], previous[i], random)
+        start = _start(case, _foreground_voxel(case, random), patch_size, random)
+        _cut(case, start, patch_size, images[i], labels[i], previous[i])
     before = torch.from_numpy(previous)
     return with_previous(torch.from_numpy(images), before, previous_labels), torch.from_numpy(labels)
 
@@ -216,18 +254,32 @@ def _balanced(cases: Sequence[PatchSource], turn: int, random: np.random.Generat
     return case, voxels[int(random.integers(len(voxels)))]
 
 
+def _start(
+    case: PatchSource, around: np.ndarray | None, patch_size: tuple[int, ...], random: np.random.Generator
+) -> tuple[int, ...]:
+    """Where a patch begins, (Z, Y, X)."""
+    return patches.random_start(case.shape, _in_three(patch_size), around, random)
+
+
+def _fillable(tensor: torch.Tensor) -> Any:
+    """Where a patch is copied to: an array in the machine's memory, the tensor itself in a GPU's."""
+    return tensor.numpy() if tensor.device.type == "cpu" else tensor
+
+
+def _in_three(patch_size: tuple[int, ...]) -> tuple[int, ...]:
+    return patch_size if len(patch_size) == 3 else (1, *patch_size)
+
+
 def _cut(
     case: PatchSource,
-    around: np.ndarray | None,
+    start: tuple[int, ...],
     patch_size: tuple[int, ...],
-    image: np.ndarray,
-    labels: np.ndarray,
-    previous: np.ndarray | None,
-    random: np.random.Generator,
+    image: Any,
+    labels: Any,
+    previous: Any,
 ) -> None:
-    """Cut a patch of ``image``'s size, whose middle part of ``patch_size`` is placed inside the case."""
-    size = patch_size if len(patch_size) == 3 else (1, *patch_size)
-    start = patches.random_start(case.shape, size, around, random)
+    """Cut a patch of ``image``'s size, whose middle part of ``patch_size`` begins at ``start``."""
+    size = _in_three(patch_size)
     if labels.ndim == 2:
         image, labels, previous = image[:, None], labels[None], None if previous is None else previous[None]
     margins = [(larger - inner) // 2 for larger, inner in zip(labels.shape, size, strict=True)]

@@ -1,4 +1,4 @@
-"""The verb ``best``."""
+"""Verbs between training and prediction: ``best`` and ``calibrate``."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from medseg.cli import parse
 from medseg.cli.display import Display
 from medseg.cli.options import (
     DEFAULT_WORKSPACE,
+    ConfigurationOption,
     DeviceOption,
     JsonOption,
     PrecisionOption,
@@ -57,3 +58,38 @@ def best(
     for reason in chosen.because:
         typer.echo(f"- {reason}")
     typer.echo(f"best: {' + '.join(chosen.configurations)}; after it: {', '.join(map(str, chosen.steps)) or 'nothing'}")
+
+
+def calibrate(
+    workspace: WorkspaceOption = DEFAULT_WORKSPACE,
+    configuration: ConfigurationOption = None,
+    device: DeviceOption = "auto",
+    precision: PrecisionOption = "auto",
+    workers: WorkersOption = "0",
+    as_json: JsonOption = False,
+) -> None:
+    """Learn from held-out cases how far a model can be believed; `medseg predict --trust` then says so of each mask.
+
+    Example: `medseg calibrate -w workspace`
+    """
+    from medseg import documents
+    from medseg.crossvalidation import predict_held_out
+    from medseg.trust import calibrate as calibrate_model
+    from medseg.workspace import Workspace
+
+    opened = Workspace.open(workspace)
+    name = opened.plan.configuration(configuration).name
+    with Display(quiet=as_json) as display:
+        predict_held_out(opened, (name,), device=device, precision=precision, progress=display)
+        trust = calibrate_model(opened, name, workers=parse.workers(workers), progress=display)
+    if as_json:
+        print_json(documents.to_json(trust))
+        return
+    temperatures = ", ".join(f"{value:.2f} of fold {fold}" for fold, value in trust.temperatures.items())
+    typer.echo(f"{name}: temperature {temperatures}")
+    for band in trust.bands:
+        low, dice, high = band.around(0.9)
+        typer.echo(
+            f"{band.label}: where probabilities promise Dice 0.9 expect {dice:.3f}, {low:.3f} to {high:.3f}"
+            f" in {band.level:.0%} of cases (from {band.cases} held-out cases)"
+        )

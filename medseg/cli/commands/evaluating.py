@@ -166,11 +166,11 @@ def run_evaluation(
     )
     if output is None:
         return EvaluationResult(evaluation, None)
-    from medseg.report import evaluation_report
+    from medseg.report import evaluation_report, facts_about
 
     write_tables(evaluation, output)
     scans = {}
     if images is not None:
         scans = {io.name_of(path).removesuffix("_0000"): path for path in sorted(images.iterdir())}
-    facts = {"Predictions": predictions.name, "References": references.name}
+    facts = facts_about(predictions, references, labels)
     return EvaluationResult(evaluation, evaluation_report(evaluation, output, images=scans, facts=facts, links=FILES))

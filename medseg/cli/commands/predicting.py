@@ -15,8 +15,13 @@ from medseg.cli.options import (
     DEFAULT_WORKSPACE,
     ConfigurationOption,
     DeviceOption,
+    FixSpacingOption,
     JsonOption,
+    ModalityOption,
     PrecisionOption,
+    ResampleOption,
+    SeriesOption,
+    SuvOption,
     WorkspaceOption,
 )
 from medseg.cli.output import print_json
@@ -25,6 +30,9 @@ from medseg.cli.signals import StopOnSignal
 if TYPE_CHECKING:
     from medseg.dicom.mask_writing import MaskFormat
     from medseg.prediction import Estimate
+    from medseg.trust import CaseTrust
+
+MOST_SHOWN = 10
 
 
 class Format(StrEnum):
@@ -57,6 +65,18 @@ def predict(
     uncertainty: Annotated[
         bool, typer.Option("--uncertainty", help="Also write how undecided the prediction is, in percent, as images.")
     ] = False,
+    series: SeriesOption = None,
+    modality: ModalityOption = "",
+    fix_spacing: FixSpacingOption = False,
+    suv: SuvOption = False,
+    resample: ResampleOption = False,
+    trust: Annotated[
+        bool,
+        typer.Option(
+            "--trust",
+            help="Also say how far each mask can be trusted, in trust.csv and trust.json; after `medseg calibrate`.",
+        ),
+    ] = False,
     output_format: Annotated[
         Format, typer.Option("--format", help="File format of masks; seg, rtstruct: DICOM objects.")
     ] = Format.same,
@@ -65,7 +85,12 @@ def predict(
     """Segment scans: each mask lies on the grid of its scan and is named after its case.
 
     Example: `medseg predict scans/ -o masks/ -m workspace/models/3d_fullres`
+
+    Of a folder with DICOM studies every series that can be a scan is a case, named by its UID; a model of CT passes
+    over other modalities: `medseg predict STUDIES/ -o masks/ --modality CT --series "portal venous"`
     """
+    from medseg import documents
+    from medseg.dicom import SeriesChoice
     from medseg.errors import CasesFailedError, UsageError
     from medseg.prediction import (
         Choice,
@@ -77,23 +102,27 @@ def predict(
         load_predictor,
         predict_files,
     )
+    from medseg.trust import trust_for
     from medseg.workspace import Workspace
 
     if model and configuration is not None:
         raise UsageError("predict: -m names a model and -c one of a workspace; give one of them")
     choice = Choice(tuple(model)) if model else choice_of(Workspace.open(workspace), configuration)
     folds = None if fold in (None, "all") else parse.folds(fold or "", 1000)
-    wishes = Wishes(probabilities, uncertainty)
+    wishes = Wishes(probabilities, uncertainty, trust_for(choice.models) if trust else None)
     settings = PredictionSettings(
         mirror=not no_mirror,
         step=step,
         max_ram_bytes=parse.size_bytes(max_ram, "--max-ram") if max_ram else None,
         max_vram_bytes=parse.size_bytes(max_vram, "--max-vram") if max_vram else None,
     )
+    wanted = SeriesChoice(tuple(series or ()), modality, fix_spacing, suv, resample)
     if estimate:
         with Display(quiet=as_json) as display:
             predictor = load_predictor(choice.models, folds, device, precision, settings)
-            estimates = estimate_cases(predictor, jobs_for(inputs, "", predictor)[0], wishes, progress=display)
+            estimates = estimate_cases(
+                predictor, jobs_for(inputs, "", predictor, wanted=wanted)[0], wishes, progress=display
+            )
         if as_json:
             print_json(_estimates_document(estimates))
         else:
@@ -114,10 +143,12 @@ def predict(
             steps=choice.steps,
             wishes=wishes,
             ending=".nii.gz" if output_format is Format.nifti else None,
+            wanted=wanted,
             format=_dicom_format(output_format),
             should_stop=stop,
             progress=display,
         )
+    ordered = sorted(result.trust.values(), key=lambda verdict: verdict.order)
     if as_json:
         print_json(
             {
@@ -125,6 +156,8 @@ def predict(
                 "steps": [str(step) for step in choice.steps],
                 "cases": {case: str(path) for case, path in result.masks.items()},
                 "failures": dict(result.failures),
+                **({"trust": [documents.to_json(verdict) for verdict in ordered]} if trust else {}),
+                **({"look_at": [verdict.case for verdict in ordered if verdict.reasons]} if trust else {}),
             }
         )
         if result.failures:
@@ -136,8 +169,19 @@ def predict(
     typer.echo(f"{len(result.masks)} masks in {output}{kept}")
     if choice.followed is not None:
         typer.echo(f"predicted with {choice}, as {choice.followed} says")
+    if trust:
+        typer.echo(_trust_text(ordered))
     if stop():
         typer.echo("stopped; the same command goes on with the cases that are missing")
+
+
+def _trust_text(verdicts: Sequence[CaseTrust]) -> str:
+    """The cases that a person should look at, each with its reasons."""
+    worrying = [verdict for verdict in verdicts if verdict.reasons]
+    lines = [f"{verdict.case}: {'; '.join(verdict.reasons)}" for verdict in worrying[:MOST_SHOWN]]
+    if len(worrying) > MOST_SHOWN:
+        lines.append(f"and {len(worrying) - MOST_SHOWN} more in trust.csv")
+    return "\n".join([f"look at {len(worrying)} of {len(verdicts)} masks", *lines])
 
 
 def _dicom_format(output_format: Format) -> MaskFormat | None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,13 +13,22 @@ from medseg.cli.display import Display
 from medseg.cli.options import DeviceOption, JsonOption
 from medseg.cli.output import print_json
 
+if TYPE_CHECKING:
+    from medseg.prompting import Session
+    from medseg.volume import LabelVolume
+
 
 def prompt(
     image: Annotated[Path, typer.Argument(help="The scan: a file, or a folder of a DICOM series.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="The mask's file.")],
     checkpoint: Annotated[
         Path, typer.Option("--checkpoint", help="Folder of a promptable network, or weights of MedSAM or SAM.")
     ],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="The mask's file; .dcm: a SEG of a DICOM series.")
+    ] = None,
+    ui: Annotated[
+        bool, typer.Option("--ui", help="Serve a page to draw prompts on, to this machine only, until Ctrl-C.")
+    ] = False,
     box: Annotated[
         list[str] | None,
         typer.Option("--box", metavar="Z0,Y0,X0,Z1,Y1,X1", help="From, up to without, in voxels. May be given again."),
@@ -48,9 +58,12 @@ def prompt(
 
     Example: `medseg prompt ct.nii.gz -o mask.nii.gz --checkpoint workspace/models/3d_fullres_promptable
     --box 10,40,52,18,60,80 --point 12,44,60,-`
+
+    With the mouse: `medseg prompt --ui ct.nii.gz -o mask.nii.gz --checkpoint workspace/models/3d_fullres_promptable`
     """
     from medseg import io
     from medseg.errors import UsageError
+    from medseg.prompting.saving import require_writable, save_mask
     from medseg.prompting import Box, MaskPrompt, Point, Prompt, Scribble, load
     from medseg.prompting.prompts import load_steps
 
@@ -65,12 +78,13 @@ def prompt(
         match = re.fullmatch(r"(.*?)(?:,([+-]))?", text.strip())
         z, y, x = _numbers(match[1] if match else text, "--point", 3)
         drawn.append(Point((z, y, x), positive=match is None or match[2] != "-"))
-    if not (drawn or from_mask or prompts):
+    if output is None:
+        raise UsageError("prompt: where does the mask go? give -o MASK")
+    if ui and as_json:
+        raise UsageError("prompt: --ui and --json do not go together")
+    if not (drawn or from_mask or prompts or ui):
         raise UsageError("prompt: where is the object? give --box, --point, --line, --from-mask or --prompts")
-    try:
-        io.formats.writer(output)  # an ending that cannot be written is better found before the work
-    except UsageError as error:
-        raise UsageError(f"-o {output}: {error}") from error
+    require_writable(output, image)
     limits = _numbers(window, "--window", 2) if window else None
     steps = list(load_steps(prompts)) if prompts else []
     scan = io.read(image)
@@ -88,10 +102,19 @@ def prompt(
             checkpoint, device, engine=engine, cache=cache, window=(limits[0], limits[1]) if limits else None
         )
         session.set_image(scan, case=image.name, progress=display)
-        result = session.replay(steps, progress=display)
-    if save_prompts is not None:
-        session.save(save_prompts)
-    io.write(result, output, like=image if io.ending_of(image) else None)
+        session.replay(steps, progress=display)
+
+    def save(mask: LabelVolume) -> str:
+        save_mask(mask, output, image, session.engine.name)
+        if save_prompts is not None:
+            session.save(save_prompts)
+        return str(output)
+
+    if ui:
+        _serve(session, save, image.name)
+        return
+    result = session.mask
+    save(result)
     volumes = {name: result.volume_ml(name) for name in result.labels}
     if as_json:
         print_json({"mask": str(output), "engine": session.engine.name, "volume_ml": volumes})
@@ -99,6 +122,19 @@ def prompt(
     for name, volume in volumes.items():
         typer.echo(f"{name}: {volume:.3f} ml")
     typer.echo(f"mask: {output}")
+
+
+def _serve(session: Session, save: Callable[[LabelVolume], str], name: str) -> None:
+    """The page, until a signal comes."""
+    from medseg.cli.signals import StopOnSignal
+    from medseg.prompting.page import PageServer
+
+    with StopOnSignal() as stop:
+        server = PageServer(session, save, name=name)
+        typer.echo(f"open {server.url} in a browser on this machine; Ctrl-C ends")
+        server.run(stop)
+        saved = server.close()
+    typer.echo("ended" if saved else "ended; prompts since the last saving are lost")
 
 
 def _numbers(text: str, option: str, count: int) -> list[float]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,13 +13,15 @@ from medseg.cli.display import Display
 from medseg.cli.options import (
     DEFAULT_WORKSPACE,
     ConfigurationOption,
-    DeviceOption,
     PrecisionOption,
     WorkersOption,
     WorkspaceOption,
 )
 from medseg.cli.output import print_summary
 from medseg.cli.signals import StopOnSignal
+
+if TYPE_CHECKING:
+    from medseg.workspace import Workspace
 
 
 def train(
@@ -31,7 +34,9 @@ def train(
     epochs: Annotated[int | None, typer.Option(min=1, help="Length in epochs of 250 iterations.")] = None,
     iterations: Annotated[int | None, typer.Option(min=1, help="Length in iterations.")] = None,
     budget: Annotated[str | None, typer.Option(help="Length in time a fold: 45m, 2h, 1h30m, or auto.")] = None,
-    device: DeviceOption = "auto",
+    device: Annotated[
+        str, typer.Option(help="auto, cpu, cuda, cuda:N or mps; several (cuda:0,cuda:1) train several folds at once.")
+    ] = "auto",
     seed: Annotated[int | None, typer.Option(help="Of all that is random. [default: 0]")] = None,
     precision: PrecisionOption = "auto",
     restart: Annotated[bool, typer.Option("--restart", help="Begin anew instead of going on.")] = False,
@@ -44,6 +49,10 @@ def train(
     balance_classes: Annotated[
         bool, typer.Option("--balance-classes", help="Show rare classes as often as common ones.")
     ] = False,
+    deterministic: Annotated[
+        bool,
+        typer.Option("--deterministic", help="The same bits each time on a GPU too; slower."),
+    ] = False,
     promptable: Annotated[
         bool, typer.Option("--promptable", help="Train a network that takes boxes, points and masks: medseg prompt.")
     ] = False,
@@ -52,9 +61,13 @@ def train(
     """Train folds, then predict and measure each one's held-out cases. A run that stopped goes on where it was.
 
     Example: `medseg train -w workspace --fold 0 --budget 2h`
+
+    Several GPUs for one fold: `torchrun --nproc-per-node 2 -m medseg train --fold 0`; each process trains with a batch
+    as planned.
     """
     from medseg import crossvalidation
     from medseg.errors import UsageError
+    from medseg.training.team import join_team, leave_team
     from medseg.workspace import Workspace
 
     if words and (words[0] != "fold" or len(words) != 2 or fold is not None):
@@ -62,16 +75,42 @@ def train(
     chosen = words[1] if words else fold
     if chosen is None:
         raise UsageError("train: which folds? for example: medseg train --fold 0, or --fold all")
-    if promptable and (pretrained is not None or balance_classes):
-        raise UsageError("train --promptable: goes without --pretrained and --balance-classes; leave them out")
+    if promptable and (pretrained is not None or balance_classes or deterministic):
+        raise UsageError(
+            "train --promptable: goes without --pretrained, --balance-classes and --deterministic; leave them out"
+        )
     opened = Workspace.open(workspace)
-    stop = StopOnSignal()
-    with Display() as display, stop:
-        for number in parse.folds(chosen, len(opened.splits)):
+    folds, devices = parse.folds(chosen, len(opened.splits)), device.split(",")
+    if len(devices) > 1:
+        values = {
+            "--workspace": workspace,
+            "--configuration": configuration,
+            "--epochs": epochs,
+            "--iterations": iterations,
+            "--budget": budget,
+            "--seed": seed,
+            "--precision": precision,
+            "--pretrained": pretrained,
+            "--freeze": freeze,
+            "--workers": workers,
+        }
+        flags = {
+            "--restart": restart,
+            "--balance-classes": balance_classes,
+            "--deterministic": deterministic,
+            "--promptable": promptable,
+        }
+        command = ["train", *(flag for flag, wanted in flags.items() if wanted)]
+        command += [str(word) for name, value in values.items() if value is not None for word in (name, value)]
+        _side_by_side(opened, configuration, folds, devices, command, parse.workers(workers))
+        return
+    stop, team = StopOnSignal(), join_team()
+    with Display(quiet=not team.leads) as display, stop:
+        for number in folds:
             if promptable:
                 from medseg.prompting.training import train_promptable
 
-                folder = train_promptable(
+                made = train_promptable(
                     opened,
                     configuration,
                     number,
@@ -86,10 +125,10 @@ def train(
                     should_stop=stop,
                     progress=display,
                 )
-                if folder is None:
+                if made is None:
                     typer.echo(f"stopped; resume with: medseg train -w {workspace} --fold {chosen} --promptable")
                     return
-                typer.echo(f"fold {number}: {folder}; use it with: medseg prompt IMAGE -o MASK --checkpoint {folder}")
+                typer.echo(f"fold {number}: {made}; use it with: medseg prompt IMAGE -o MASK --checkpoint {made}")
                 continue
             outcome = crossvalidation.train(
                 opened,
@@ -105,12 +144,41 @@ def train(
                 pretrained=pretrained,
                 freeze=parse.freeze(freeze),
                 balance_classes=balance_classes,
+                deterministic=deterministic,
                 workers=parse.workers(workers),
+                team=team,
                 should_stop=stop,
                 progress=display,
             )
-            if outcome is None:
+            if team.leads and outcome is None:
                 typer.echo(f"stopped; resume with: medseg train -w {workspace} --fold {chosen}")
-                return
-            typer.echo(f"fold {number}: {outcome.folder}")
-            print_summary(outcome.evaluation)
+            elif team.leads and outcome is not None:
+                typer.echo(f"fold {number}: {outcome.folder}")
+                print_summary(outcome.evaluation)
+            if outcome is None:
+                break
+    leave_team()
+
+
+def _side_by_side(
+    workspace: Workspace,
+    configuration: str | None,
+    folds: Sequence[int],
+    devices: Sequence[str],
+    command: Sequence[str],
+    workers: int | str,
+) -> None:
+    """A command for each fold, on whichever device is free; what all of them need is prepared before."""
+    from medseg.cli.side_by_side import train_side_by_side
+    from medseg.errors import CasesFailedError
+    from medseg.workspace import preprocess
+
+    stop = StopOnSignal()
+    with Display() as display, stop:
+        preprocess(workspace, workspace.plan.configuration(configuration), workers=workers, progress=display)
+        codes = train_side_by_side(command, folds, devices, typer.echo, stop)
+    if stop():
+        typer.echo("stopped; the same command goes on")
+    failed = {f"fold {fold}": f"exit code {code}" for fold, code in codes.items() if code}
+    if failed:
+        raise CasesFailedError("train", failed, len(folds))
