@@ -225,7 +225,7 @@ def _dataset(known: Dataset | None, run: ProposalRun, name: str, cases: tuple[Ca
     ordered = tuple(sorted(cases, key=lambda case: case.name))
     if known is None:
         return Dataset(name, run.channels, run.labels, ordered)
-    return replace(known, labels=run.labels, cases=ordered, checksums={})
+    return replace(known, labels=run.labels, cases=ordered)
 
 
 def _folds(
