@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import select
 import shutil
 import subprocess
 import tempfile
@@ -13,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+_PATIENCE_S = 60
 # WebGL 2 by software, since test machines have no graphics card.
 _OPTIONS = (
     "--headless=new",
@@ -95,6 +97,8 @@ class Browser:
 
     def _next(self) -> dict[str, Any]:
         while b"\0" not in self._unread:
+            ready, _, _ = select.select([self._read], [], [], _PATIENCE_S)
+            assert ready, f"the browser has said nothing for {_PATIENCE_S} s"
             more = os.read(self._read, 1 << 20)
             assert more, "the browser ended"
             self._unread += more

@@ -24,6 +24,7 @@ from browser import Browser, find_chromium
 from dicom_out_examples import grid_of, read_segmentation, write_ball
 from examples import oblique_geometry
 from PIL import Image
+from scipy import ndimage
 from test_prompting_session import Painter
 from test_prompting_unet import GRIDS, scan, write_promptable
 
@@ -312,3 +313,48 @@ def test_from_a_drawn_box_to_a_saved_mask(browser: Browser, tmp_path: Path):
         saved = io.read_labels(tmp_path / "mask.nii.gz")
         saved.geometry.require_equal(image.geometry, "mask", "image")
         np.testing.assert_array_equal(saved.array, mask.array)
+
+
+@pytest.mark.parametrize(("orientation", "through"), [("RAS", 0), ("LPS", 1), ("SAL", 2), ("ILA", 0)])
+def test_what_is_clicked_on_the_screen_is_what_is_prompted(
+    browser: Browser, tmp_path: Path, orientation: str, through: int
+):
+    grid = oblique_geometry((12, 20, 16), (1.5, 1.0, 1.2), orientation, 9)
+    array = np.zeros((1, *grid.shape), np.float32)
+    # A block on the slice that is shown first, beside the crosshair.
+    first = [size // 2 + (-1 if axis == through else 2) for axis, size in enumerate(grid.shape)]
+    bright = tuple(slice(at, at + 3) for at in first)
+    array[(0, *bright)] = 100
+    session = painting(Volume(array, grid))
+    with served(session, tmp_path / "mask.nii.gz") as server:
+        shown = opened(browser, server)
+        assert sorted(tile["through"] for tile in shown) == [0, 1, 2]
+        tile = next(tile for tile in shown if tile["through"] == through)
+        assert tile["slice"] == grid.shape[through] // 2
+        white = ndimage.label((picture(browser, tile, tmp_path / "page.png") > 200).all(-1))[0]
+        largest = np.argwhere(white == np.bincount(white.ravel())[1:].argmax() + 1)
+        (top, left), (bottom, right) = largest.min(0).tolist(), largest.max(0).tolist()
+        use(browser, "inside")
+        browser.click((tile["left"] + (left + right) / 2, tile["top"] + (top + bottom) / 2))
+        settled(browser, 1)
+        (point,) = session.steps[0]
+        assert isinstance(point, Point)
+        assert point.at == tuple(at + 1 for at in first)
+        browser.value("document.getElementById('undo').click()")
+        settled(browser, 0)
+        use(browser, "box")
+        corner = tile["left"] + left + 2, tile["top"] + top + 2
+        browser.drag(corner, (tile["left"] + right - 2, tile["top"] + bottom - 2))
+        settled(browser, 1)
+        expected = [[part.start, part.stop] for part in bright]
+        expected[through] = [tile["slice"], tile["slice"] + 1]
+        (box,) = session.steps[0]
+        assert isinstance(box, Box)
+        assert [list(pair) for pair in zip(box.start, box.stop, strict=True)] == expected
+        # The overlay lies on the block, and nowhere else.
+        red, green, blue = np.moveaxis(picture(browser, tile, tmp_path / "page.png"), -1, 0)
+        rows, columns = np.nonzero((red - green > 30) & (red - blue > 30))
+        assert abs(np.array([rows.min() - top, rows.max() - bottom])).max() <= 3
+        assert abs(np.array([columns.min() - left, columns.max() - right])).max() <= 3
+        assert len(rows) > 0.7 * len(largest)
+        assert [entry for entry in browser.log if entry["method"] == "Runtime.exceptionThrown"] == []
