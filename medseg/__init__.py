@@ -60,7 +60,7 @@ _PUBLIC = {
     "train": ("medseg.crossvalidation", "train"),
     "write": ("medseg.io", "write"),
 }
-_MODULES = ("interop", "metrics", "resampling", "report")
+_MODULES = ("interop", "metrics", "prompting", "resampling", "report")
 
 __all__ = [
     "Box",

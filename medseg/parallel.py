@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 _CONNECT_WITHIN = "10s"
+_START_SECONDS = 3.0
+"""What local processes cost, their imports included, until the first of them works."""
 _WORKER_DIED = (
     "the worker process died while it held this case, alone and at the second try; out of memory is likely:"
     " use a machine with more memory"
@@ -52,6 +55,7 @@ def map_cases(
     what: str,
     workers: int | str = 0,
     progress: Progress = silent,
+    here_first_s: float = 0.0,
 ) -> list[Outcome[R]]:
     """Apply a function to every case; outcomes come back in the order of the cases.
 
@@ -65,6 +69,8 @@ def map_cases(
         what: what is being done, for ``progress`` and errors.
         workers: 0 or 1 works in this process; N starts N local processes (about 1.5 s) and ends them afterwards; an
             address such as ``"tcp://host:8786"`` uses a Dask scheduler that runs there.
+        here_first_s: work here for so long before local processes are started, and go on here if what is left would
+            not repay their start. For light work only: a process of its own protects the others from what kills it.
 
     Raises:
         UsageError: a negative number of workers, no scheduler at the address, or processes that cannot be started.
@@ -75,8 +81,35 @@ def map_cases(
             raise UsageError(f"workers: expected 0 or more, or a scheduler's address, found {workers}")
         if min(workers, len(cases)) <= 1:
             return _map_here(function, cases, name, what, progress)
+        if here_first_s > 0:
+            return _map_here_first(function, cases, name, what, workers, progress, here_first_s)
     with _cluster(workers if isinstance(workers, str) else min(workers, len(cases))) as client:
         return _map_on_cluster(client, function, cases, name, what, progress)
+
+
+def _map_here_first(
+    function: Callable[[T], R],
+    cases: Sequence[T],
+    name: Callable[[T], str],
+    what: str,
+    workers: int,
+    progress: Progress,
+    seconds: float,
+) -> list[Outcome[R]]:
+    outcomes: list[Outcome[R]] = []
+
+    def onwards(done: float, total: float, what: str) -> None:
+        progress(len(cases) - total + done, len(cases), what)
+
+    start = time.perf_counter()
+    while len(outcomes) < len(cases) and time.perf_counter() - start < seconds:
+        outcomes += _map_here(function, cases[len(outcomes) : len(outcomes) + 1], name, what, silent)
+        progress(len(outcomes), len(cases), what)
+    rest = cases[len(outcomes) :]
+    left = (time.perf_counter() - start) / len(outcomes) * len(rest)
+    if left * (1 - 1 / workers) <= _START_SECONDS:
+        return outcomes + _map_here(function, rest, name, what, onwards)
+    return outcomes + map_cases(function, rest, name=name, what=what, workers=workers, progress=onwards)
 
 
 def values(outcomes: Sequence[Outcome[R]], what: str) -> list[R]:

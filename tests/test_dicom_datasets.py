@@ -115,17 +115,17 @@ def test_several_series_are_channels_of_a_case(tmp_path: Path) -> None:
     image, mask = load_case(dataset.cases[0], dataset.labels, dataset.channels)
     assert image.array.shape == (2, *SHAPE) and mask is not None
     np.testing.assert_array_equal(image.array[1, ::2, ::2, ::2], count(6, 8, 9))
-    assert not [finding for finding in examine(tmp_path / "m.yaml") if finding.severity == "error"]
+    assert not [finding for finding in examine(tmp_path / "m.yaml").findings if finding.severity == "error"]
     (tmp_path / "m.yaml").write_text(text)
-    (finding,) = (finding for finding in examine(tmp_path / "m.yaml") if finding.severity == "error")
+    (finding,) = (finding for finding in examine(tmp_path / "m.yaml").findings if finding.severity == "error")
     assert finding.case == "p1"
 
 
 def test_the_doctor_reads_dicom(cases: Path, tmp_path: Path) -> None:
-    assert [finding.severity for finding in examine(cases / "manifest.yaml")] == []
+    assert [finding.severity for finding in examine(cases / "manifest.yaml").findings] == []
     stack(tmp_path / "a", count(4, 2, 2), positions=[[0, 0, z] for z in (0, 1, 2, 4)])
     stack(tmp_path / "b", count(3, 2, 2), SeriesInstanceUID="1.9")[0].write_bytes(b"\0" * 128 + b"DICM")
-    problems = [(finding.severity, finding.problem) for finding in examine(tmp_path)]
+    problems = [(finding.severity, finding.problem) for finding in examine(tmp_path).findings]
     assert any(severity == "error" and "1 slice is missing" in problem for severity, problem in problems)
     assert any(severity == "error" and "ends before any pixels" in problem for severity, problem in problems)
 
@@ -180,3 +180,17 @@ def test_series_are_listed(cases: Path, capsys: pytest.CaptureFixture) -> None:
     (listed,) = json.loads(out)["series"]
     assert (listed["uid"], listed["shape"], listed["spacing_mm"]) == ("1.2.0.1", list(SHAPE), list(SPACING))
     assert not any(value in out for value in PHI.values())
+
+
+def test_one_folder_for_all_channels_and_one_template_each(tmp_path: Path) -> None:
+    for uid, description, plus in (("1.1", "early phase", 0), ("1.2", "late phase", 50)):
+        tags = {"SeriesInstanceUID": uid, "SeriesDescription": description}
+        stack(tmp_path / "p" / "all", count(3, 2, 2) + plus, prefix=uid, **tags)
+    head = "name: D\nchannels: [first, second]\nlabels: {background: 0, a: 1}\n"
+    series = "dicom: {series: {first: late, second: early}}\n"
+    for number, images in enumerate(('"{case}/all"', '{first: "{case}/all", second: "{case}/all"}')):
+        manifest = tmp_path / f"{number}.yaml"
+        manifest.write_text(f"{head}images: {images}\n{series}")
+        (case,) = Dataset.open(manifest).cases
+        image = io.read(case.sources(("first", "second")), channels=2)
+        np.testing.assert_array_equal(image.array, [count(3, 2, 2) + 50, count(3, 2, 2)])

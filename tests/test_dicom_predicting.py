@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 
+import nibabel as nib
 import numpy as np
 import pandas as pd
 import pydicom
@@ -16,7 +17,7 @@ from medseg import dicom, io
 from medseg.dicom import mask_writing
 from medseg.errors import SelfCheckError, UsageError
 from medseg.labels import LabelSet
-from medseg.prediction import Job, Predictor, jobs_for, predict_cases
+from medseg.prediction import Job, PredictionSettings, Predictor, jobs_for, load_predictor, predict_cases
 from medseg.terms import Code, Meaning
 
 LIVER = LabelSet({"liver": (7,)}, meanings={"liver": Meaning(Code("10200004", "SCT", "Liver"), colour=(200, 10, 0))})
@@ -105,3 +106,52 @@ def test_masks_are_named_by_identifiers_and_only_dicom_scans_can_have_them(tmp_p
     io.write(volume, tmp_path / "scan.nii.gz")
     with pytest.raises(UsageError, match="refer to DICOM images"):
         jobs_for([tmp_path / "scan.nii.gz"], tmp_path / "masks", predictor, format="seg")
+
+
+def in_mm(path) -> dict[str, np.ndarray]:
+    """RAS mm of every voxel of each segment of a SEG, from the file's numbers alone, in a fixed order."""
+    seg = pydicom.dcmread(path)
+    shared, found = seg.SharedFunctionalGroupsSequence[0], {}
+    along_row, along_column = np.reshape(shared.PlaneOrientationSequence[0].ImageOrientationPatient, (2, 3)).astype(
+        float
+    )
+    between_rows, between_columns = (float(value) for value in shared.PixelMeasuresSequence[0].PixelSpacing)
+    for frame, own in zip(seg.pixel_array, seg.PerFrameFunctionalGroupsSequence, strict=True):
+        row, column = np.nonzero(frame)
+        corner = np.array(own.PlanePositionSequence[0].ImagePositionPatient, dtype=float)
+        mm = corner + np.outer(row * between_rows, along_column) + np.outer(column * between_columns, along_row)
+        number = own.SegmentIdentificationSequence[0].ReferencedSegmentNumber
+        found.setdefault(seg.SegmentSequence[number - 1].SegmentLabel, []).append(mm * (-1, -1, 1))
+    return {name: in_fixed_order(np.concatenate(parts)) for name, parts in found.items()}
+
+
+def in_fixed_order(points: np.ndarray) -> np.ndarray:
+    rounded = points.round(2)
+    return points[np.lexsort(rounded.T)]
+
+
+def test_a_hippocampus_model_on_a_real_series(shared, tmp_path):
+    """NIfTI (read by nibabel), SEG and RTSTRUCT of one prediction say the same, voxel for voxel and in mm."""
+    scan, model = shared / "data/dicom_brain/Study1/13_HCropVolume", shared / "nnunet_model_tiny"
+    predictor = load_predictor(model, device="cpu", settings=PredictionSettings(mirror=False))
+    masks = {}
+    for format, ending in ((None, ".nii.gz"), ("seg", None), ("rtstruct", None)):
+        jobs, _ = jobs_for([scan], tmp_path / str(format), predictor, ending, format=format)
+        result = predict_cases(predictor, jobs)
+        assert result.failures == {}
+        (masks[format],) = result.masks.values()
+    image = nib.load(masks[None])
+    array, values = np.asarray(image.dataobj), {"Anterior": 1, "Posterior": 2}
+    expected = {
+        name: nib.affines.apply_affine(image.affine, np.argwhere(array == value)) for name, value in values.items()
+    }
+    found = in_mm(masks["seg"])
+    for name, points in expected.items():
+        assert len(points) > 1000
+        assert found[name].shape == points.shape
+        np.testing.assert_allclose(found[name], in_fixed_order(points), atol=1e-3)
+    mask = io.read_labels(masks[None])
+    for back in (read_segmentation(masks["seg"], mask.geometry), read_structures(masks["rtstruct"], mask.geometry)):
+        for name, value in values.items():
+            assert (back[name] == (mask.array == value)).all()
+    assert valid(masks["seg"]) == valid(masks["rtstruct"]) == ""

@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from uuid import uuid4
@@ -73,6 +75,42 @@ def test_progress_counts_failures_too():
 
 def test_no_cases_need_no_workers():
     assert map_cases(halve, [], name=case_name, what="halve", workers=8) == []
+
+
+def slow_first(number: int) -> int:
+    """Takes a tenth of a second for number 0."""
+    time.sleep(0.1 if number == 0 else 0)
+    return halve(number + 2)
+
+
+@pytest.mark.parametrize(("start_seconds", "there"), [(60.0, []), (0.01, [1, 2, 3])])
+def test_processes_start_only_where_the_rest_repays_them(
+    monkeypatch: pytest.MonkeyPatch, start_seconds: float, there: list[int]
+):
+    started: list[int] = []
+
+    def on_cluster(client, function, cases, name, what, progress):
+        started.extend(cases)
+        return parallel._map_here(function, cases, name, what, progress)
+
+    monkeypatch.setattr(parallel, "_START_SECONDS", start_seconds)
+    monkeypatch.setattr(parallel, "_cluster", lambda workers: nullcontext())
+    monkeypatch.setattr(parallel, "_map_on_cluster", on_cluster)
+    seen: list[tuple[float, float]] = []
+    outcomes = map_cases(
+        slow_first,
+        range(4),
+        name=case_name,
+        what="halve",
+        workers=2,
+        progress=lambda done, total, what: seen.append((done, total)),
+        here_first_s=0.05,
+    )
+    assert started == there
+    assert [outcome.case for outcome in outcomes] == ["case 0", "case 1", "case 2", "case 3"]
+    assert [outcome.value for outcome in outcomes] == [1, None, 2, None]
+    assert sorted(set(seen)) == [(done, 4) for done in range(5)]
+    assert seen == sorted(seen)
 
 
 def test_interrupting_stops_at_once():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 from pathlib import Path
@@ -14,7 +15,8 @@ from PIL import Image
 from medseg.comparing import System, compare_systems
 from medseg.evaluation import evaluate_folders, write_tables
 from medseg.evaluation.tables import FILES
-from medseg.report import comparison_report, evaluation_report, overlays, plots
+from medseg.integrity import examine
+from medseg.report import comparison_report, evaluation_report, examination_report, overlays, plots
 
 BROWSER = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
@@ -103,6 +105,20 @@ def test_a_report_is_drawn_whole(page: Path, shoot) -> None:
 def test_a_report_fits_a_narrow_window(page: Path, shoot) -> None:
     picture = shoot(page, 500, 5000)
     assert near(picture, "#FFFFFF", 3)[:, -6:].mean() > 0.98
+
+
+def test_an_examination_is_drawn(tmp_path: Path, page: Path, shoot) -> None:
+    content = {
+        "modality": {"0": "CT"},
+        "labels": {"0": "background", "1": "organ", "2": "vessel"},
+        "numTraining": 6,
+        "training": [{"image": f"scans/case_{i}.nii.gz", "label": f"references/case_{i}.nii.gz"} for i in range(6)],
+    }
+    (tmp_path / "dataset.json").write_text(json.dumps({"name": "Organs", **content}))
+    picture = shoot(examination_report(examine(tmp_path), tmp_path / "out"), 1200, 4200)
+    for color in (plots.COLORS[0], plots.COLORS[1], overlays.REFERENCE_COLOR):
+        assert near(picture, color, 90).sum() > 60, color
+    assert near(picture, "#FFFFFF", 3)[:, -30:].all()
 
 
 def test_a_comparison_is_drawn(tmp_path: Path, shoot) -> None:

@@ -28,6 +28,11 @@ SuvOption = Annotated[bool, typer.Option("--suv", help="Of DICOM: PET as standar
 ResampleOption = Annotated[
     bool, typer.Option("--resample", help="Of DICOM: bring series on other grids onto that of the first channel.")
 ]
+SeriesOption = Annotated[
+    list[str] | None,
+    typer.Option("--series", help="Of DICOM: UID or part of the description; given again, one a channel."),
+]
+ModalityOption = Annotated[str, typer.Option("--modality", help="Of DICOM: CT, MR, PT ...")]
 LabelsOption = Annotated[Path | None, typer.Option("--labels", help="dataset.json that names the labels.")]
 ToleranceOption = Annotated[float, typer.Option("--tolerance", help="Of the surface Dice, in mm.")]
 DEFAULT_WORKSPACE = Path("medseg-workspace")

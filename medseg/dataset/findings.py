@@ -18,6 +18,7 @@ class Finding:
         problem: what is wrong, with what was expected and found.
         case, file: where, as far as it concerns one case or file.
         remedy: what to do, where there is something to do.
+        others: further cases that it concerns.
     """
 
     severity: Severity
@@ -25,6 +26,7 @@ class Finding:
     case: str | None = None
     file: Path | None = None
     remedy: str = ""
+    others: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         where = "".join(f"{part}: " for part in (self.case, self.file) if part is not None)

@@ -93,6 +93,8 @@ def read_sources(series: Series) -> SourceSeries:
         for name in ("SOPClassUID", "SOPInstanceUID"):
             if not dataset.get(name):
                 raise DataError(f"{series}: a file has no {name}, which a mask must refer to; write another format")
+        if "SpecificCharacterSet" in dataset and not dataset.SpecificCharacterSet:
+            del dataset.SpecificCharacterSet  # empty means the default, which an object says by leaving it out
         for name in _MAY_BE_EMPTY:
             if name not in dataset:
                 setattr(dataset, name, "")

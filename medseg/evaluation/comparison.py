@@ -40,6 +40,8 @@ COLUMNS = ("case", "label", "value", *METRICS, *COUNTS, "error")
 """The columns of the table."""
 # More distinct values than any atlas has; beyond it, somebody passed images for masks.
 MOST_LABELS = 2000
+# Most datasets are measured before worker processes would have started.
+_HERE_FIRST_SECONDS = 1.5
 
 R = TypeVar("R")
 
@@ -232,7 +234,15 @@ def _over(
 ) -> dict[str, R]:
     """The function's values by case; cases that fail, or have failed before, are in ``failures``."""
     cases = [(case, pair) for case, pair in pairs.items() if case not in failures]
-    outcomes = map_cases(function, cases, name=lambda case: case[0], what=what, workers=workers, progress=progress)
+    outcomes = map_cases(
+        function,
+        cases,
+        name=lambda case: case[0],
+        what=what,
+        workers=workers,
+        progress=progress,
+        here_first_s=_HERE_FIRST_SECONDS,
+    )
     failures.update({outcome.case: outcome.reason for outcome in outcomes if outcome.error is not None})
     return {outcome.case: cast(R, outcome.value) for outcome in outcomes if outcome.error is None}
 

@@ -56,7 +56,7 @@ def header_problems(file: Path, case: str | None) -> Iterator[Finding]:
         geometry = io.probe(grid_file).geometry
     except (MedsegError, OSError):
         return  # reading the file reports it
-    rewrite = f"write it anew: {_command(f'io.write(io.read({str(file)!r}), {str(file)!r})')}"
+    rewrite = f"write it anew: {command(f'io.write(io.read({str(file)!r}), {str(file)!r})')}"
     if header["sform_code"]:
         stored = np.array(header["pixdim"][3:0:-1], dtype=np.float64)
         if (np.abs(stored / np.array(geometry.spacing_mm) - 1) > _PIXDIM_WITHIN).any():
@@ -78,15 +78,21 @@ def header_problems(file: Path, case: str | None) -> Iterator[Finding]:
             yield Finding("warning", f"{problem}; sform is used, other programs may use qform", case, file, rewrite)
 
 
-def compare_grids(case: str, file: Path, grid: Geometry, other: Path, other_grid: Geometry) -> Iterator[Finding]:
+def compare_grids(
+    case: str, file: Path, grid: Geometry, other: Path, other_grid: Geometry, *, is_mask: bool
+) -> Iterator[Finding]:
+    """Whether a mask or a further channel lies on the grid of the first image."""
     apart = grid.distance_voxels(other_grid)
     if apart <= EQUAL_WITHIN_VOXELS:
         return
     if np.isinf(apart):
-        problem, remedy = f"grid differs from {file.name}: {other_grid} against {grid}", f"resample it onto {file.name}"
+        problem = f"grid differs from {file.name}: {other_grid} against {grid}"
+        remedy = f"resample it onto {file.name}"
+        if not (io.holds_dicom(file) or io.holds_dicom(other)):
+            remedy = f"{remedy}: {_resample(file, other, is_mask)}"
     else:
         problem = f"grid lies {_apart(apart, grid)} off that of {file.name}"
-        remedy = f"take over the grid of {file.name}: {_take_grid(file, other)}"
+        remedy = f"take over the grid of {file.name}: {_take_grid(file, other, is_mask)}"
         if apart > SURELY_MEANT_WITHIN_VOXELS:
             remedy = f"look at both overlaid, and resample it unless the voxels belong together; then {remedy}"
     yield Finding("error", problem, case, other, remedy)
@@ -106,20 +112,31 @@ def _sizes(spacing_mm: Iterable[float]) -> str:
     return " x ".join(f"{size:g}" for size in spacing_mm)
 
 
-def _command(code: str) -> str:
-    code = f"from medseg import io; {code}"
+def command(code: str) -> str:
+    """A line for the shell that runs some Python."""
+    code = code if code.startswith("from medseg") else f"from medseg import io; {code}"
     return f"python -c {shlex.quote(code)}" if any(mark in code for mark in '"$`\\') else f'python -c "{code}"'
 
 
-def _take_grid(image: Path, mask: Path) -> str:
-    return _command(
-        f"i, m = {str(image)!r}, {str(mask)!r}; from medseg.volume import LabelVolume;"
-        " io.write(LabelVolume(io.read_labels(m).array, io.probe(i).geometry), m, like=i)"
+def _take_grid(image: Path, other: Path, is_mask: bool) -> str:
+    kind, read = ("LabelVolume", "read_labels") if is_mask else ("Volume", "read")
+    return command(
+        f"i, m = {str(image)!r}, {str(other)!r}; from medseg.volume import {kind};"
+        f" io.write({kind}(io.{read}(m).array, io.probe(i).geometry), m, like=i)"
     )
 
 
+def _resample(image: Path, other: Path, is_mask: bool) -> str:
+    how = (
+        "from medseg.evaluation.grids import onto_grid; v = onto_grid(io.read_labels(m), io.probe(i).geometry)"
+        if is_mask
+        else "from medseg.io.alignment import onto; v = onto(io.read(m), io.probe(i).geometry, m)"
+    )
+    return command(f"i, m = {str(image)!r}, {str(other)!r}; {how}; io.write(v, m, like=i)")
+
+
 def _replace_strange(file: Path) -> str:
-    return "set them to 0: " + _command(
+    return "set them to 0: " + command(
         f"f = {str(file)!r}; import numpy; v = io.read(f);"
         " io.write(v.with_array(numpy.nan_to_num(v.array, posinf=0, neginf=0)), f, like=f)"
     )

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from medseg.networks.operations import average_pool, normalize, upsample
+from medseg.networks.operations import average_pool, convolve, normalize, upsample
 
 CONVOLUTIONS = {2: nn.Conv2d, 3: nn.Conv3d}
 
@@ -54,7 +54,7 @@ class ConvNorm(nn.Module):
         self.norm = InstanceNorm(outgoing, activate)
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        return self.norm(self.conv(x), residual)
+        return self.norm(convolve(x, self.conv), residual)
 
 
 class ResidualBlock(nn.Module):

@@ -10,6 +10,7 @@ from io import BytesIO
 from pathlib import Path
 
 import pydicom
+from pydicom.errors import InvalidDicomError
 from pynetdicom import ALL_TRANSFER_SYNTAXES, AllStoragePresentationContexts, evt
 from pynetdicom.ae import ApplicationEntity
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
@@ -70,7 +71,7 @@ def receiving(title: str, host: str, port: int, accept: Sequence[str], keep: Kee
         server = entity.start_server((host, port), block=False, evt_handlers=[(evt.EVT_C_STORE, _store, [keep])])
     except OSError as error:
         raise UsageError(f"--port {port}: cannot listen there ({error.strerror}); choose another") from error
-    assert server is not None
+    assert server is not None and server.socket is not None
     try:
         yield int(server.socket.getsockname()[1])
     finally:
@@ -83,12 +84,12 @@ def _store(event: evt.Event, keep: Keep) -> int:
         names = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
         header = pydicom.dcmread(BytesIO(data), stop_before_pixels=True, specific_tags=list(names))
         study, series, instance = (str(header.get(name) or "") for name in names)
-        if instance != str(event.request.AffectedSOPInstanceUID):
+        if instance != str(getattr(event.request, "AffectedSOPInstanceUID", "")):
             return NOT_UNDERSTOOD
         keep(study, series, instance, data)
     except (StorageError, OSError):
         return OUT_OF_RESOURCES
-    except (MedsegError, pydicom.errors.InvalidDicomError, AttributeError, KeyError, ValueError):
+    except (MedsegError, InvalidDicomError, AttributeError, KeyError, ValueError):
         return NOT_UNDERSTOOD
     return SUCCESS
 

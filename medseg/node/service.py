@@ -76,7 +76,7 @@ class Node:
 
     def __enter__(self) -> Node:
         # pynetdicom and pydicom put values of elements into what they log in detail.
-        logging.getLogger("pynetdicom").setLevel(logging.ERROR)
+        logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
         logging.getLogger("pydicom").setLevel(logging.CRITICAL)
         settings = self.settings
         try:
@@ -100,14 +100,10 @@ class Node:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def wait(self) -> None:
-        """Work until ``stop`` is called or the process is interrupted."""
-        while not self._stop.wait(_TICK_S):
-            pass
-
-    def stop(self) -> None:
-        """End ``wait``."""
-        self._stop.set()
+    def wait(self, should_stop: Callable[[], bool]) -> None:
+        """Work until told to stop."""
+        while not should_stop():
+            self._stop.wait(_TICK_S)
 
     def _keep(self, study: str, series: str, instance: str, data: bytes) -> bool:
         try:
@@ -142,8 +138,9 @@ class Node:
             if again:
                 self._fail(
                     study,
-                    f"images of series {again[0]} came after it had been answered without them: the answer sent was made"
-                    " of a part. Wait longer (--quiet), and send the whole study again after removing its file in done/",
+                    f"images of series {again[0]} came after it had been answered without them, so the answer sent"
+                    " was made of a part; wait longer (--quiet), remove the study's file in done/ and its folder in"
+                    " failed/, and send it again",
                 )
                 return True
             try:

@@ -26,6 +26,7 @@ from medseg import atomic, documents
 from medseg.errors import DataError, UsageError
 
 _IDENTIFIER = re.compile(r"[0-9.]{1,64}")  # identifiers come from the network and become names of files
+_RECEIPTS = 50  # held in memory; a study in progress needs its own for every image
 _LIVING = ("receiving", "waiting", "sending", "failed")
 
 
@@ -59,6 +60,7 @@ class Spool:
         try:
             fcntl.flock(self._claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
+            self._claim.close()
             raise UsageError(f"{self.folder}: another node works on this spool; stop it or choose another") from error
         for remains in (*(self.folder / "incoming").iterdir(), *(self.folder / "outgoing").iterdir()):
             shutil.rmtree(remains) if remains.is_dir() else remains.unlink()
@@ -86,6 +88,8 @@ class Spool:
         try:
             with self._lock:
                 if self._known(study, series, instance):
+                    if study in self._latest:  # its sender is still at it
+                        self._latest[study] = time.monotonic()
                     return False
             with open(temporary, "wb") as file:
                 file.write(data)
@@ -164,7 +168,8 @@ class Spool:
 
     def sending(self) -> tuple[str, ...]:
         """Studies with answers on their way."""
-        return self._studies("sending")
+        with self._lock:
+            return self._studies("sending")
 
     def unsent(self, study: str) -> tuple[Path, ...]:
         """Answers of a study that the peer has not taken yet."""
@@ -197,6 +202,8 @@ class Spool:
         """What was done for a study so far."""
         with self._lock:
             if study not in self._receipts:
+                if len(self._receipts) >= _RECEIPTS:
+                    self._receipts.clear()
                 path = self.folder / "done" / f"{study}.json"
                 self._receipts[study] = documents.load(Receipt, path) if path.exists() else Receipt(study, (), (), ())
             return self._receipts[study]

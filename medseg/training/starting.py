@@ -26,7 +26,7 @@ from medseg.training.recipe import (
 )
 from medseg.training.run import Run
 from medseg.training.sampling import PatchSource
-from medseg.training.team import Team
+from medseg.training.team import ALONE, Team
 from medseg.training.trainer import Trainer, seconds_per_sample
 
 RUN_FILE = "run.json"
@@ -95,7 +95,8 @@ def within_budget(
     configuration: Configuration,
     cases: Sequence[PatchSource],
     device: torch.device,
-    team: Team,
+    team: Team = ALONE,
+    trainer: type[Trainer] = Trainer,
 ) -> Run:
     """The run that fills a budget which began to count at a moment, after measuring the machine's speed.
 
@@ -103,7 +104,7 @@ def within_budget(
     """
     probe = replace(run, recipe=recipe_for_iterations(1_000, min(SMALLEST_BATCH, configuration.batch_size)))
     with freed_memory_kept():
-        measured = seconds_per_sample(Trainer(plan, configuration, cases, (), probe, device))
+        measured = seconds_per_sample(trainer(plan, configuration, cases, (), probe, device))
     spent = time.monotonic() - began
     if budget_seconds == "auto":
         patches = sum(patches_in(case.shape, configuration.patch_size) for case in cases)

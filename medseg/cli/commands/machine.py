@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 from dataclasses import dataclass
 from importlib import metadata
@@ -10,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from medseg import atomic
 from medseg.cli import SOME_FAILED
 from medseg.cli.display import Display
 from medseg.cli.options import DEFAULT_WORKSPACE, JsonOption, RootOption, WorkspaceOption
@@ -38,14 +40,16 @@ def demo(
 def doctor(
     dataset: Annotated[Path | None, typer.Argument(help="Dataset, manifest, or any folder of scans.")] = None,
     root: RootOption = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder for the findings as a page.")] = None,
+    splits: Annotated[Path | None, typer.Option(help="Folds to use (splits_final.json form).")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Say what this machine can do; with a dataset, list every problem in it and the command that mends it.
 
-    Example: `medseg doctor dataset/`
+    Example: `medseg doctor dataset/ -o examined/`
     """
     with Display(quiet=as_json) as display:
-        report = describe_machine() if dataset is None else examine_dataset(dataset, root, display)
+        report = describe_machine() if dataset is None else examine_dataset(dataset, root, output, splits, display)
     if as_json:
         print_json(report.document)
     else:
@@ -94,22 +98,22 @@ def describe_machine() -> DoctorReport:
     return DoctorReport("\n".join(lines), document)
 
 
-def examine_dataset(path: Path, root: Path | None, progress: Progress) -> DoctorReport:
-    """Every problem of a dataset or folder, the worst first."""
+def examine_dataset(
+    path: Path, root: Path | None, output: Path | None, splits: Path | None, progress: Progress
+) -> DoctorReport:
+    """Every problem of a dataset or folder, the worst first; with an output folder also as a page and as JSON."""
     from medseg.integrity import examine
 
-    findings = examine(path, root=root, progress=progress)
-    order = {"error": 0, "warning": 1, "note": 2}
-    ranked = sorted(findings, key=lambda finding: order[finding.severity])
+    examination = examine(path, root=root, progress=progress, splits_file=splits)
+    ranked = examination.ranked()
     lines = []
     for finding in ranked:
         where = ": ".join(str(part) for part in (finding.case, finding.file) if part)
         lines.append(f"{finding.severity.upper():8}{where}: {finding.problem}")
         if finding.remedy:
             lines.append(f"        -> {finding.remedy}")
-    errors = sum(finding.severity == "error" for finding in findings)
-    warnings = sum(finding.severity == "warning" for finding in findings)
-    lines.append(f"{errors} errors, {warnings} warnings" if findings else "nothing to complain about")
+    errors, warnings = examination.count("error"), examination.count("warning")
+    lines.append(f"{errors} errors, {warnings} warnings" if ranked else "nothing to complain about")
     document = {
         "dataset": str(path),
         "errors": errors,
@@ -118,11 +122,21 @@ def examine_dataset(path: Path, root: Path | None, progress: Progress) -> Doctor
             {
                 "severity": finding.severity,
                 "case": finding.case,
+                "others": list(finding.others),
                 "file": None if finding.file is None else str(finding.file),
                 "problem": finding.problem,
                 "remedy": finding.remedy,
             }
             for finding in ranked
         ],
+        "classes": [
+            {"name": one.name, "masks": len(one.volumes_ml), "of": one.masks, "volume_ml": one.total_ml}
+            for one in examination.classes
+        ],
     }
+    if output is not None:
+        from medseg.report import examination_report
+
+        lines.append(f"report: {examination_report(examination, output)}")
+        atomic.write_text(output / "doctor.json", json.dumps(document, indent=1) + "\n")
     return DoctorReport("\n".join(lines), document, unusable=errors > 0)

@@ -17,8 +17,10 @@ from medseg.cli.options import (
     DeviceOption,
     FixSpacingOption,
     JsonOption,
+    ModalityOption,
     PrecisionOption,
     ResampleOption,
+    SeriesOption,
     SuvOption,
     WorkspaceOption,
 )
@@ -63,11 +65,8 @@ def predict(
     uncertainty: Annotated[
         bool, typer.Option("--uncertainty", help="Also write how undecided the prediction is, in percent, as images.")
     ] = False,
-    series: Annotated[
-        list[str] | None,
-        typer.Option("--series", help="Of DICOM: UID or part of the description; given again, one a channel."),
-    ] = None,
-    modality: Annotated[str, typer.Option("--modality", help="Of DICOM: CT, MR, PT ...")] = "",
+    series: SeriesOption = None,
+    modality: ModalityOption = "",
     fix_spacing: FixSpacingOption = False,
     suv: SuvOption = False,
     resample: ResampleOption = False,

@@ -53,6 +53,9 @@ def train(
         bool,
         typer.Option("--deterministic", help="The same bits each time on a GPU too; slower."),
     ] = False,
+    promptable: Annotated[
+        bool, typer.Option("--promptable", help="Train a network that takes boxes, points and masks: medseg prompt.")
+    ] = False,
     workers: WorkersOption = "0",
 ) -> None:
     """Train folds, then predict and measure each one's held-out cases. A run that stopped goes on where it was.
@@ -72,6 +75,10 @@ def train(
     chosen = words[1] if words else fold
     if chosen is None:
         raise UsageError("train: which folds? for example: medseg train --fold 0, or --fold all")
+    if promptable and (pretrained is not None or balance_classes or deterministic):
+        raise UsageError(
+            "train --promptable: goes without --pretrained, --balance-classes and --deterministic; leave them out"
+        )
     opened = Workspace.open(workspace)
     folds, devices = parse.folds(chosen, len(opened.splits)), device.split(",")
     if len(devices) > 1:
@@ -87,7 +94,12 @@ def train(
             "--freeze": freeze,
             "--workers": workers,
         }
-        flags = {"--restart": restart, "--balance-classes": balance_classes, "--deterministic": deterministic}
+        flags = {
+            "--restart": restart,
+            "--balance-classes": balance_classes,
+            "--deterministic": deterministic,
+            "--promptable": promptable,
+        }
         command = ["train", *(flag for flag, wanted in flags.items() if wanted)]
         command += [str(word) for name, value in values.items() if value is not None for word in (name, value)]
         _side_by_side(opened, configuration, folds, devices, command, parse.workers(workers))
@@ -95,6 +107,29 @@ def train(
     stop, team = StopOnSignal(), join_team()
     with Display(quiet=not team.leads) as display, stop:
         for number in folds:
+            if promptable:
+                from medseg.prompting.training import train_promptable
+
+                made = train_promptable(
+                    opened,
+                    configuration,
+                    number,
+                    epochs=epochs,
+                    iterations=iterations,
+                    budget_seconds=parse.budget(budget) if budget else None,
+                    device=device,
+                    precision=precision,
+                    seed=seed,
+                    restart=restart,
+                    workers=parse.workers(workers),
+                    should_stop=stop,
+                    progress=display,
+                )
+                if made is None:
+                    typer.echo(f"stopped; resume with: medseg train -w {workspace} --fold {chosen} --promptable")
+                    return
+                typer.echo(f"fold {number}: {made}; use it with: medseg prompt IMAGE -o MASK --checkpoint {made}")
+                continue
             outcome = crossvalidation.train(
                 opened,
                 configuration,

@@ -1,0 +1,62 @@
+"""A plan whose network takes prompts: the scan's channels and four more, one object against all else.
+
+Any plan becomes such a plan. The model folder of a promptable network holds it and is otherwise like every other.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from medseg.errors import ModelError
+from medseg.fingerprinting import IntensityStatistics
+from medseg.labels import LabelSet
+from medseg.planning.plan import Configuration, Normalization, Plan
+from medseg.prompting.channels import POINT_SIGMA_VOXELS, PROMPT_CHANNELS
+
+SUFFIX = "_promptable"
+OBJECT = "object"
+_UNUSED = IntensityStatistics(0.5, 0.5, 0.5, 0.0, 1.0, 0.0, 1.0)
+
+
+def promptable_plan(plan: Plan, configuration: Configuration) -> tuple[Plan, Configuration]:
+    """The plan with prompts among its channels and one object as its label, and its only configuration."""
+    extra = len(PROMPT_CHANNELS)
+    chosen = replace(
+        configuration,
+        name=configuration.name + SUFFIX,
+        normalization=(*configuration.normalization, *(Normalization("none"),) * extra),
+        previous_stage=None,
+    )
+    labels = LabelSet({OBJECT: (1,)}, ignore=None if plan.labels.ignore is None else 2)
+    changed = replace(
+        plan,
+        channels=(*plan.channels, *PROMPT_CHANNELS),
+        intensities=(*plan.intensities, *(_UNUSED,) * extra),
+        labels=labels,
+        configurations=(chosen,),
+    )
+    return changed, chosen
+
+
+def scan_plan(plan: Plan, configuration: Configuration) -> tuple[Plan, Configuration]:
+    """Of a promptable plan what the scan itself needs, without the prompts.
+
+    Raises:
+        ModelError: the plan is not promptable.
+    """
+    extra = len(PROMPT_CHANNELS)
+    if plan.channels[-extra:] != PROMPT_CHANNELS:
+        raise ModelError(
+            f"the model {configuration.name} of {plan.dataset_name} takes no prompts;"
+            " train one that does: medseg train --promptable"
+        )
+    chosen = replace(configuration, normalization=configuration.normalization[:-extra])
+    return replace(
+        plan, channels=plan.channels[:-extra], intensities=plan.intensities[:-extra], configurations=(chosen,)
+    ), chosen
+
+
+def point_sigmas(configuration: Configuration) -> tuple[float, ...]:
+    """Width of a point's bump along the network's axes, in voxels: round in millimetres, which voxels are not."""
+    finest = min(configuration.spacing_mm)
+    return tuple(max(POINT_SIGMA_VOXELS * finest / spacing, 0.7) for spacing in configuration.spacing_mm)
