@@ -219,3 +219,21 @@ def test_determinism_is_asked_for_only_while_it_is_wanted():
         make_trainer().step(0)
     with deterministic_algorithms(False):
         assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_a_checkpoint_is_due_after_a_minute_or_two_per_cent_of_a_short_run():
+    """The step to come and the writing are part of what a kill costs."""
+    timer = loop.CheckpointTimer(written=100.0)
+    assert not timer.is_due(159.0, step=1.0, run=36_000.0)
+    assert timer.is_due(159.1, step=1.0, run=36_000.0)
+    assert not timer.is_due(111.0, step=1.0, run=600.0)  # 12 s
+    assert timer.is_due(111.1, step=1.0, run=600.0)
+
+
+def test_writing_checkpoints_takes_at_most_two_per_cent_of_the_time():
+    timer = loop.CheckpointTimer(written=100.0).after_writing(110.0, 110.5)
+    assert timer == loop.CheckpointTimer(written=110.0, writing=0.5)
+    assert not timer.is_due(110.0 + 25.0 - 1.6, step=1.0, run=600.0)
+    assert timer.is_due(110.0 + 25.0 - 1.4, step=1.0, run=600.0)
+    slow = loop.CheckpointTimer(written=0.0, writing=5.0)  # a minute counts more than that
+    assert slow.is_due(54.1, step=1.0, run=600.0)

@@ -25,8 +25,9 @@ log = logging.getLogger(__name__)
 def is_worth_compiling(run: Run, device: torch.device) -> bool:
     """Whether to try: on a GPU, in a run long enough to earn it back, whose bits and layers may differ a little.
 
-    On a CPU it was measured not to help (docs/lab-notes.md). A start that fell back would end with other bits than one
-    that did not, and an encoder that is frozen and freed again would be compiled twice.
+    The CPU has operations of its own (:mod:`medseg.networks.operations`), which compiling would replace. A start that
+    fell back would end with other bits than one that did not, and an encoder that is frozen and freed again would be
+    compiled twice.
     """
     long = run.recipe.iterations >= LONG_RUN_ITERATIONS
     return device.type == "cuda" and long and not run.deterministic and run.recipe.frozen_iterations == 0
