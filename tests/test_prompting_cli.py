@@ -119,7 +119,7 @@ def test_checkpoints_that_are_refused(tmp_path: Path, image: Path, capsys: Any):
     assert not (tmp_path / "sentinel").exists()
 
 
-def test_from_a_dataset_to_a_mask(tmp_path: Path, capsys: Any):
+def test_from_a_dataset_to_a_mask(tmp_path: Path, capsys: Any, monkeypatch: Any):
     dataset = write_dataset(tmp_path / "data", training=5, test=1, kind=TINY)
     workspace = tmp_path / "w"
     assert cli.run(["plan", str(dataset), "-w", str(workspace)]) == 0
@@ -134,4 +134,11 @@ def test_from_a_dataset_to_a_mask(tmp_path: Path, capsys: Any):
     capsys.readouterr()
     assert cli.run([*train, "--balance-classes"]) == 2
     assert "--promptable" in capsys.readouterr().err
+    assert cli.run([*train[:-1], "cpu,cpu"]) == 2
+    assert "on one --device" in capsys.readouterr().err
+    with monkeypatch.context() as several:  # as torchrun tells a process
+        several.setenv("WORLD_SIZE", "2")
+        several.setenv("RANK", "1")
+        assert cli.run(train) == 2
+    assert "in one process" in capsys.readouterr().err
     assert cli.run(["predict", str(image), "-o", str(tmp_path / "p.nii.gz"), "-m", str(model)]) == 2

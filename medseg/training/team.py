@@ -117,15 +117,19 @@ def _summed(values: torch.Tensor) -> torch.Tensor:
     return total
 
 
+def started_by_torchrun() -> bool:
+    """Whether this process is one of several that train together."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
+
+
 def join_team() -> Team:
     """This process's team, if torchrun has started it as one of several; call it once, before training."""
-    size = int(os.environ.get("WORLD_SIZE", "1"))
-    if size == 1 or "RANK" not in os.environ:
+    if not started_by_torchrun():
         return ALONE
     if not distributed.is_initialized():
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         distributed.init_process_group(backend, timeout=PATIENCE)
-    return Team(distributed.get_rank(), size, int(os.environ.get("LOCAL_RANK", "0")))
+    return Team(distributed.get_rank(), distributed.get_world_size(), int(os.environ.get("LOCAL_RANK", "0")))
 
 
 def leave_team() -> None:

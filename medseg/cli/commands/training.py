@@ -67,7 +67,7 @@ def train(
     """
     from medseg import crossvalidation
     from medseg.errors import UsageError
-    from medseg.training.team import join_team, leave_team
+    from medseg.training.team import join_team, leave_team, started_by_torchrun
     from medseg.workspace import Workspace
 
     if words and (words[0] != "fold" or len(words) != 2 or fold is not None):
@@ -81,6 +81,8 @@ def train(
         )
     opened = Workspace.open(workspace)
     folds, devices = parse.folds(chosen, len(opened.splits)), device.split(",")
+    if promptable and (len(devices) > 1 or started_by_torchrun()):
+        raise UsageError("train --promptable: trains one fold after the other in one process, on one --device")
     if len(devices) > 1:
         values = {
             "--workspace": workspace,
@@ -98,7 +100,6 @@ def train(
             "--restart": restart,
             "--balance-classes": balance_classes,
             "--deterministic": deterministic,
-            "--promptable": promptable,
         }
         command = ["train", *(flag for flag, wanted in flags.items() if wanted)]
         command += [str(word) for name, value in values.items() if value is not None for word in (name, value)]
