@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from medseg.dataset import Dataset
-from medseg.prompting.sam_training import finetune_sam
+from medseg.prompting.sam.training import finetune_sam
 from medseg.splits import load_splits, make_splits
 
 

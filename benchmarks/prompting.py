@@ -21,16 +21,10 @@ import numpy as np
 from medseg.cli import parse
 from medseg.dataset import CaseRef, Dataset, load_case
 from medseg.prompting import Box, Point, Prompt, Scribble, Session, load
-from medseg.prompting.promptable import SUFFIX
-from medseg.prompting.simulation import (
-    JITTER_VOXELS,
-    central_point,
-    correction,
-    jittered_box,
-    longest_diameter,
-    tight_box,
-)
-from medseg.prompting.training import train_promptable
+from medseg.prompting.grid import tight_box
+from medseg.prompting.simulation import JITTER_VOXELS, central_point, correction, jittered_box, longest_diameter
+from medseg.prompting.unet.promptable import SUFFIX
+from medseg.prompting.unet.training import train_promptable
 from medseg.workspace import Workspace, plan_workspace
 
 CLICKS = 5

@@ -25,9 +25,10 @@ import torch
 
 from medseg import crossvalidation, io
 from medseg.dataset import CaseRef, Dataset
-from medseg.prompting.promptable import SUFFIX
-from medseg.prompting.simulation import JITTER_VOXELS, jittered_box, tight_box
-from medseg.prompting.training import train_promptable
+from medseg.prompting.grid import tight_box
+from medseg.prompting.simulation import JITTER_VOXELS, jittered_box
+from medseg.prompting.unet.promptable import SUFFIX
+from medseg.prompting.unet.training import train_promptable
 from medseg.pseudo_labels import Proposed, accept, propose, read_prompts
 from medseg.pseudo_labels.proposing import SURE
 from medseg.pseudo_labels.table import BOX

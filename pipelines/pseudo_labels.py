@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import medseg
-from medseg.prompting.training import train_promptable
+from medseg.prompting.unet.training import train_promptable
 from medseg.pseudo_labels import accept, propose, rank, read_prompts
 
 dataset, scans, boxes, folder, seconds = sys.argv[1], sys.argv[2], sys.argv[3], Path(sys.argv[4]), float(sys.argv[5])

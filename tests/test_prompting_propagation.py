@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from medseg.prompting.propagation import StoppingRule, between, box_around, propagate, recist_box
-from medseg.prompting.sam_slices import SlicePrompts
+from medseg.prompting.slices.prompts import SlicePrompts
+from medseg.prompting.slices.propagation import StoppingRule, between, box_around, propagate, recist_box
 
 
 def ball(shape=(21, 40, 40), centre=(10, 20, 20), radius=8.0, squeeze=1.0) -> np.ndarray:

@@ -14,10 +14,12 @@ from sam_examples import BOX, PEER_ANSWERS, POINTS, SIZE, peer_shapes, picture_v
 from medseg.errors import DataError, ModelError, UsageError
 from medseg.progress import silent
 from medseg.prompting import Box, MaskPrompt, Point, Scribble, load
-from medseg.prompting.sam import SamEngine, seeds_of, slice_axis
-from medseg.prompting.sam_slices import SlicePrompts, embed, low_resolution_logits, pixels, slice_logits
-from medseg.prompting.sam_weights import load_sam
-from medseg.prompting.windows import Window, window_of
+from medseg.prompting.sam.engine import SamEngine
+from medseg.prompting.sam.network import embed, low_resolution_logits, pixels, slice_logits
+from medseg.prompting.sam.weights import load_sam
+from medseg.prompting.slices.prompts import SlicePrompts
+from medseg.prompting.slices.seeds import seeds_of, slice_axis
+from medseg.prompting.slices.windows import Window, window_of
 from medseg.volume import Geometry, Volume
 
 pytest.importorskip("transformers", reason="SAM needs transformers: pip install 'medseg[prompting]'")
@@ -134,7 +136,7 @@ def test_a_session_gives_masks_on_the_grid_of_the_image(checkpoint: Path, tmp_pa
 
 
 def test_embeddings_are_computed_once(network: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from medseg.prompting import sam
+    from medseg.prompting.sam import engine as sam
 
     computed = []
     monkeypatch.setattr(sam, "embed", lambda net, values: computed.append(1) or embed(net, values))

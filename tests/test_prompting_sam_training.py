@@ -14,9 +14,9 @@ from medseg.dataset import Dataset
 from medseg.errors import CasesFailedError, UsageError
 from medseg.progress import silent
 from medseg.prompting import Box, load
-from medseg.prompting.sam_samples import LOOSE_SHARE, SliceCase, batch_of, cut, draw
-from medseg.prompting.sam_training import finetune_sam, mask_loss
-from medseg.prompting.sam_weights import load_sam
+from medseg.prompting.sam.samples import LOOSE_SHARE, SliceCase, batch_of, cut, draw
+from medseg.prompting.sam.training import finetune_sam, mask_loss
+from medseg.prompting.sam.weights import load_sam
 from medseg.splits import Split
 from medseg.volume import Geometry, LabelVolume, Volume
 

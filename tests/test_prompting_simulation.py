@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medseg.prompting.channels import GridPrompts, prompt_channels
+from medseg.prompting.grid import GridPrompts, line_points, tight_box
 from medseg.prompting.simulation import (
     central_point,
     correction,
@@ -16,11 +16,10 @@ from medseg.prompting.simulation import (
     draw_prompts,
     flat_box,
     jittered_box,
-    line_points,
     longest_diameter,
-    tight_box,
     with_clicks,
 )
+from medseg.prompting.unet.channels import prompt_channels
 
 
 def blob(seed: int, shape=(9, 12, 11)) -> np.ndarray:

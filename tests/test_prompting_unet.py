@@ -22,11 +22,11 @@ from medseg.planning.plan import Plan
 from medseg.prediction.member import Member
 from medseg.preprocessing import prepare
 from medseg.prompting import Box, MaskPrompt, Point, Scribble, load
-from medseg.prompting.channels import PROMPT_CHANNELS
-from medseg.prompting.placement import box_on_prepared, mask_on_prepared, on_image, points_on_prepared
-from medseg.prompting.promptable import promptable_plan, scan_plan
-from medseg.prompting.simulation import tight_box
-from medseg.prompting.training import PromptableTrainer
+from medseg.prompting.grid import tight_box
+from medseg.prompting.unet.channels import PROMPT_CHANNELS
+from medseg.prompting.unet.placement import box_on_prepared, mask_on_prepared, on_image, points_on_prepared
+from medseg.prompting.unet.promptable import promptable_plan, scan_plan
+from medseg.prompting.unet.training import PromptableTrainer
 from medseg.training import loop, recipe
 from medseg.volume import Box as VoxelBox
 from medseg.volume import Geometry, Volume

@@ -21,7 +21,7 @@ from medseg.errors import DataError, FileUnreadableError, UsageError
 from medseg.labels import LabelSet
 from medseg.progress import Progress
 from medseg.prompting import Box, Point, Prompt, Session
-from medseg.prompting.unet import UNetEngine
+from medseg.prompting.unet.engine import UNetEngine
 from medseg.pseudo_labels import accept, propose, rank, read_prompts
 from medseg.pseudo_labels.agreement import Agreement, agree, merge
 from medseg.splits import load_splits

@@ -9,10 +9,10 @@ from medseg.device import choose_device
 from medseg.errors import ModelError, UsageError
 from medseg.model import MODEL_FILE, load_model
 from medseg.prompting.engine import Engine
-from medseg.prompting.sam import SamEngine
+from medseg.prompting.sam.engine import SamEngine
 from medseg.prompting.session import Session
-from medseg.prompting.unet import UNetEngine
-from medseg.prompting.windows import Window
+from medseg.prompting.slices.windows import Window
+from medseg.prompting.unet.engine import UNetEngine
 
 ENGINES = ("auto", "unet", "medsam", "sam")
 

@@ -14,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 from scipy import ndimage
 
-from medseg.prompting.channels import GridPrompts
+from medseg.prompting.grid import GridBox, GridPrompts, line_points, tight_box
 
 JITTER_VOXELS = 2
 # How often each kind of first prompt is drawn in training.
@@ -24,14 +24,7 @@ CENTRAL, SINGLE = 0.6, 0.65
 POINT_WITH_BOX = 0.2
 _DIRECTIONS = 36  # tried for the longest diameter: every five degrees
 
-GridBox = tuple[tuple[int, ...], tuple[int, ...]]
 Index = tuple[int, ...]
-
-
-def tight_box(mask: np.ndarray) -> GridBox:
-    """The smallest box around a mask that is not empty: first and, exclusive, last voxel along each axis."""
-    hits = [np.flatnonzero(mask.any(tuple(o for o in range(mask.ndim) if o != axis))) for axis in range(mask.ndim)]
-    return tuple(int(h[0]) for h in hits), tuple(int(h[-1]) + 1 for h in hits)
 
 
 def jittered_box(box: GridBox, shape: Sequence[int], largest: int, random: np.random.Generator) -> GridBox:
@@ -80,15 +73,6 @@ def longest_diameter(mask: np.ndarray) -> tuple[Index, Index]:
     best = int(np.ptp(along, axis=0).argmax())
     ends = voxels[[along[:, best].argmin(), along[:, best].argmax()]]
     return tuple(ends[0].tolist()), tuple(ends[1].tolist())
-
-
-def line_points(ends: Sequence[Sequence[float]], distance: float) -> tuple[tuple[float, ...], ...]:
-    """Points along a line through two or more others, at most ``distance`` voxels apart."""
-    points = [tuple(float(value) for value in ends[0])]
-    for one, two in zip(np.asarray(ends, float), np.asarray(ends, float)[1:], strict=False):
-        count = max(1, int(np.ceil(np.linalg.norm(two - one) / distance)))
-        points += [tuple((one + (two - one) * (i / count)).tolist()) for i in range(1, count + 1)]
-    return tuple(points)
 
 
 def correction(reference: np.ndarray, found: np.ndarray) -> tuple[Index, bool] | None:

@@ -18,8 +18,8 @@ from medseg.labels import LabelSet
 from medseg.model import MODEL_FILE, ModelDocument
 from medseg.progress import Progress, silent
 from medseg.prompting import Session, load
-from medseg.prompting.channels import PROMPT_CHANNELS
 from medseg.prompting.prompts import locate
+from medseg.prompting.unet.channels import PROMPT_CHANNELS
 from medseg.pseudo_labels.agreement import agree, merge
 from medseg.pseudo_labels.records import (
     LIST_FILE,

@@ -36,7 +36,7 @@ def finetune_sam(
     """
     from medseg.dataset import Dataset
     from medseg.errors import UsageError
-    from medseg.prompting.sam_training import finetune_sam as finetune
+    from medseg.prompting.sam.training import finetune_sam as finetune
     from medseg.splits import make_splits
     from medseg.workspace import Workspace
 

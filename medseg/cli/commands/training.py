@@ -109,7 +109,7 @@ def train(
     with Display(quiet=not team.leads) as display, stop:
         for number in folds:
             if promptable:
-                from medseg.prompting.training import train_promptable
+                from medseg.prompting.unet.training import train_promptable
 
                 made = train_promptable(
                     opened,

@@ -11,7 +11,7 @@ from medseg.errors import ModelError
 from medseg.fingerprinting import IntensityStatistics
 from medseg.labels import LabelSet
 from medseg.planning.plan import Configuration, Normalization, Plan
-from medseg.prompting.channels import POINT_SIGMA_VOXELS, PROMPT_CHANNELS
+from medseg.prompting.unet.channels import POINT_SIGMA_VOXELS, PROMPT_CHANNELS
 
 SUFFIX = "_promptable"
 OBJECT = "object"

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from medseg.progress import Progress, silent
-from medseg.prompting.sam_slices import SegmentSlice, SlicePrompts
+from medseg.prompting.slices.prompts import SegmentSlice, SliceBox, SlicePrompts
 
-SliceBox = tuple[int, int, int, int]
 # RECIST measures the longest diameter; lesions are about three quarters as wide, which is the box's shape.
 SHORT_PER_LONG = 0.75
 

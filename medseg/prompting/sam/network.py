@@ -6,8 +6,6 @@ Two styles. ``sam``: the longest side becomes the network's size, colours are no
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -15,22 +13,11 @@ import torch
 from skimage.transform import resize
 from torch.nn import functional
 
+from medseg.prompting.slices.prompts import SlicePrompts
+
 Style = Literal["medsam", "sam"]
 _MEAN = (123.675, 116.28, 103.53)
 _STD = (58.395, 57.12, 57.375)
-
-
-@dataclass(frozen=True)
-class SlicePrompts:
-    """Prompts on a slice in voxels (y, x): a box, its start in, its stop out; points, and whether they are inside."""
-
-    box: tuple[int, int, int, int] | None = None
-    points: tuple[tuple[float, float, bool], ...] = ()
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether nothing says where the object is."""
-        return self.box is None and not any(inside for _, _, inside in self.points)
 
 
 def pixels(picture: np.ndarray, size: int, style: Style) -> torch.Tensor:
@@ -94,6 +81,3 @@ def scales(shape: tuple[int, int], size: int, style: Style) -> tuple[float, floa
     """From voxels (y, x) of a slice to pixels of the network's square."""
     height, width = (size, size) if style == "medsam" else _scaled(shape, size)
     return height / shape[0], width / shape[1]
-
-
-SegmentSlice = Callable[[int, SlicePrompts], np.ndarray]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from medseg.preprocessing import Trace
-from medseg.prompting.simulation import GridBox
+from medseg.prompting.grid import GridBox
 from medseg.resampling.axes import nearest_index, positions
 from medseg.volume import Box
 

@@ -19,10 +19,10 @@ from medseg.dataset import CaseRef, load_case
 from medseg.errors import DataError
 from medseg.labels import LabelSet
 from medseg.progress import Progress
-from medseg.prompting.sam import slice_axis
-from medseg.prompting.sam_slices import Style, pixels, scales
-from medseg.prompting.simulation import tight_box
-from medseg.prompting.windows import window_of
+from medseg.prompting.grid import tight_box
+from medseg.prompting.sam.network import Style, pixels, scales
+from medseg.prompting.slices.seeds import slice_axis
+from medseg.prompting.slices.windows import window_of
 
 LOOSE_SHARE = 20 / 1024
 # A class with fewer voxels on a slice is not shown there.

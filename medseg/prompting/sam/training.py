@@ -26,10 +26,11 @@ from medseg.device import choose_device
 from medseg.errors import UsageError
 from medseg.labels import LabelSet
 from medseg.progress import Progress, silent
-from medseg.prompting.sam_samples import Sample, SliceCase, batch_of, cut, draw, mask_of, picture_of
-from medseg.prompting.sam_slices import SlicePrompts, Style, embed, low_resolution_logits, pixels, slice_logits
-from medseg.prompting.sam_weights import SAFETENSORS_FILE, load_sam
-from medseg.prompting.simulation import tight_box
+from medseg.prompting.grid import tight_box
+from medseg.prompting.sam.network import Style, embed, low_resolution_logits, pixels, slice_logits
+from medseg.prompting.sam.samples import Sample, SliceCase, batch_of, cut, draw, mask_of, picture_of
+from medseg.prompting.sam.weights import SAFETENSORS_FILE, load_sam
+from medseg.prompting.slices.prompts import SlicePrompts
 from medseg.report import training_plot
 from medseg.splits import Split
 from medseg.training.checkpoint import HistoryRow, RunState, load_checkpoint, save_checkpoint
@@ -84,7 +85,7 @@ def finetune_sam(
     Args:
         split: cases to train on, and held-out ones to measure Dice on, from exact boxes.
         checkpoint: SAM or MedSAM in their original form, or a Hugging Face folder.
-        style: how slices become pictures for the network; see :mod:`medseg.prompting.sam_slices`.
+        style: how slices become pictures for the network; see :mod:`medseg.prompting.sam.network`.
 
     Returns:
         Its course, the first row that of the checkpoint as it was, or None if training was stopped.

@@ -13,11 +13,11 @@ from medseg.model import Model
 from medseg.prediction.member import Member
 from medseg.preprocessing import Trace, prepare
 from medseg.progress import Progress
-from medseg.prompting.channels import GridPrompts, prompt_channels
-from medseg.prompting.placement import box_on_prepared, mask_on_prepared, on_image, points_on_prepared
-from medseg.prompting.promptable import point_sigmas, scan_plan
+from medseg.prompting.grid import GridPrompts, line_points, tight_box
 from medseg.prompting.prompts import Box, MaskPrompt, Point, Prompt, Scribble
-from medseg.prompting.simulation import line_points, tight_box
+from medseg.prompting.unet.channels import prompt_channels
+from medseg.prompting.unet.placement import box_on_prepared, mask_on_prepared, on_image, points_on_prepared
+from medseg.prompting.unet.promptable import point_sigmas, scan_plan
 from medseg.stitching import stitch
 from medseg.volume import Box as VoxelBox
 from medseg.volume import Volume

@@ -28,9 +28,10 @@ from medseg.model import MODEL_FILE, WEIGHTS_FILE, ModelDocument, fold_folder
 from medseg.networks.memory import freed_memory_kept
 from medseg.planning.plan import Configuration, Plan
 from medseg.progress import Progress, silent
-from medseg.prompting.channels import GridPrompts, prompt_channels
-from medseg.prompting.promptable import SUFFIX, point_sigmas, promptable_plan
-from medseg.prompting.simulation import corrections, draw_object, draw_prompts, tight_box, with_clicks
+from medseg.prompting.grid import GridPrompts, tight_box
+from medseg.prompting.simulation import corrections, draw_object, draw_prompts, with_clicks
+from medseg.prompting.unet.channels import prompt_channels
+from medseg.prompting.unet.promptable import SUFFIX, point_sigmas, promptable_plan
 from medseg.report import training_plot
 from medseg.training.cases import open_cases, stored_cases
 from medseg.training.curve import PROGRESS_FILE

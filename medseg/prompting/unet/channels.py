@@ -7,30 +7,15 @@ two where they meet), boxes (1 inside), and a mask to begin with (1 inside).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
+
+from medseg.prompting.grid import GridPrompts
 
 PROMPT_CHANNELS = ("prompt: points inside", "prompt: points outside", "prompt: box", "prompt: mask")
 # Width of a point's bump: broad enough for the coarser stages of a network, no broader than a click is sure.
 POINT_SIGMA_VOXELS = 2.0
 _REACH = 4  # sigmas
-
-
-@dataclass(frozen=True, eq=False)
-class GridPrompts:
-    """The prompts of one object on a grid of two or three axes.
-
-    Attributes:
-        inside, outside: points as indices, one number an axis, not always whole.
-        boxes: first and, exclusive, last voxel along each axis.
-        mask: bool on the whole grid, or None.
-    """
-
-    inside: tuple[tuple[float, ...], ...] = ()
-    outside: tuple[tuple[float, ...], ...] = ()
-    boxes: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...] = ()
-    mask: np.ndarray | None = None
 
 
 def prompt_channels(prompts: GridPrompts, shape: Sequence[int], sigma_voxels: Sequence[float]) -> np.ndarray:

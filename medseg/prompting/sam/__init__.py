@@ -1,0 +1,1 @@
+"""SAM and MedSAM: weights, the network on a slice, the engine, and fine-tuning."""

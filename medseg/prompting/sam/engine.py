@@ -1,0 +1,132 @@
+"""SAM and MedSAM as an engine: slices one by one, and volumes from prompts on few of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy import ndimage
+
+from medseg.errors import UsageError
+from medseg.progress import Progress
+from medseg.prompting.prompts import MaskPrompt, Prompt
+from medseg.prompting.sam.network import Style, embed, low_resolution_logits, pixels, slice_logits
+from medseg.prompting.sam.weights import load_sam
+from medseg.prompting.slices.embeddings import EmbeddingCache
+from medseg.prompting.slices.pictures import Pictures
+from medseg.prompting.slices.prompts import SlicePrompts
+from medseg.prompting.slices.propagation import box_around, propagate
+from medseg.prompting.slices.seeds import seeds_of, slice_axis
+from medseg.prompting.slices.windows import Window
+from medseg.volume import Volume
+
+# Around each component of a given mask, as part of its size: MedSAM's boxes are loose by some voxels as well.
+MASK_MARGIN = 0.05
+
+
+class SamEngine:
+    """SAM or MedSAM on a device. Slices are embedded when they are first needed.
+
+    Args:
+        network: ``transformers``' SamModel.
+        digest: of its weights, for the cache.
+        window: what becomes black and white; by default chosen by the scan.
+    """
+
+    def __init__(
+        self,
+        network: Any,
+        digest: str,
+        device: torch.device,
+        style: Style,
+        cache: Path | None = None,
+        window: Window | None = None,
+    ) -> None:
+        self._network = network.to(device)
+        self._style: Style = style
+        self._window = window
+        self._size = int(network.config.vision_config.image_size)
+        self._cache = EmbeddingCache(f"{digest} {style}", cache)
+        self._pictures: Pictures | None = None
+
+    @classmethod
+    def open(
+        cls, path: Path, device: torch.device, style: str, cache: Path | None = None, window: Window | None = None
+    ) -> SamEngine:
+        """From a checkpoint: see :func:`medseg.prompting.sam.weights.load_sam`."""
+        network, digest = load_sam(path)
+        return cls(network, digest, device, "medsam" if style == "medsam" else "sam", cache, window)
+
+    @property
+    def name(self) -> str:
+        """``medsam`` or ``sam``."""
+        return self._style
+
+    def set_image(self, volume: Volume, *, case: str, progress: Progress) -> None:
+        """Bring the scan to 0 to 255; nothing is embedded yet."""
+        progress(0, 1, "preparing the image")
+        self._pictures = Pictures.of(volume, self._window, case)
+        progress(1, 1, "preparing the image")
+
+    def segment(self, prompts: Sequence[Prompt], previous: np.ndarray | None, progress: Progress) -> np.ndarray:  # noqa: ARG002
+        """See :class:`medseg.prompting.engine.Engine`; what was found before does not matter, all prompts do."""
+        pictures = self._opened
+        axis = slice_axis(prompts, pictures.spacing_mm)
+        shape = pictures.across(axis)
+        result = np.zeros(shape, bool)
+        masks = [np.moveaxis(prompt.array, axis, 0) for prompt in prompts if isinstance(prompt, MaskPrompt)]
+        for mask in masks:
+            result |= self._refined(mask, axis, progress)
+        seeds, limits = seeds_of(prompts, axis, shape)
+        if seeds and not all(seed.is_empty for seed in seeds.values()):
+            result |= self._from_seeds(seeds, limits, axis, shape, bool(masks), progress)
+        return np.moveaxis(result, 0, axis)
+
+    def segment_slice(self, axis: int, index: int, prompts: SlicePrompts) -> np.ndarray:
+        """The mask (Y, X) bool of one slice across an axis."""
+        picture = self._opened.slice(axis, index)
+        embedding = self._cache.get(picture, lambda: embed(self._network, pixels(picture, self._size, self._style)))
+        shape = (picture.shape[0], picture.shape[1])
+        low = low_resolution_logits(self._network, embedding, prompts, shape, self._style)
+        return slice_logits(low, shape, self._size, self._style) > 0
+
+    @property
+    def _opened(self) -> Pictures:
+        if self._pictures is None:
+            raise UsageError("the session has no image yet; begin with set_image(volume)")
+        return self._pictures
+
+    def _from_seeds(
+        self,
+        seeds: dict[int, SlicePrompts],
+        limits: tuple[int, int] | None,
+        axis: int,
+        shape: tuple[int, int, int],
+        only_seeds: bool,
+        progress: Progress,
+    ) -> np.ndarray:
+        usable = {index: seed for index, seed in seeds.items() if not seed.is_empty}
+        first, last = min(usable), max(usable)
+        if only_seeds:  # a mask says already where the object ends
+            limits = (first, last + 1)
+        mask = propagate(usable, lambda i, p: self.segment_slice(axis, i, p), shape, limits=limits, progress=progress)
+        for index, seed in seeds.items():
+            if seed.is_empty and mask[index].any():  # points outside only: the slice again, with its own box
+                box = box_around(mask[index], MASK_MARGIN)
+                mask[index] = self.segment_slice(axis, index, SlicePrompts(box, seed.points))
+        return mask
+
+    def _refined(self, mask: np.ndarray, axis: int, progress: Progress) -> np.ndarray:
+        """A mask (slices, Y, X) anew: a box for each component on each slice."""
+        result = np.zeros_like(mask)
+        slices = np.flatnonzero(mask.any((1, 2)))
+        for done, index in enumerate(slices.tolist()):
+            components, count = ndimage.label(mask[index])  # type: ignore[misc]
+            for number in range(1, count + 1):
+                box = box_around(components == number, MASK_MARGIN)
+                result[index] |= self.segment_slice(axis, index, SlicePrompts(box))
+            progress(done + 1, len(slices), "refining slices")
+        return result

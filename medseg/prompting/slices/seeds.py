@@ -1,0 +1,83 @@
+"""Which slices the prompts of an object lie on, and what they show there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from medseg.errors import UsageError
+from medseg.prompting.grid import line_points
+from medseg.prompting.prompts import Box, Point, Prompt, Scribble
+from medseg.prompting.slices.prompts import SliceBox, SlicePrompts
+from medseg.prompting.slices.propagation import between, recist_box
+
+LINE_STEP_VOXELS = 8.0
+
+
+def slice_axis(prompts: Sequence[Prompt], spacing_mm: Sequence[float]) -> int:
+    """The axis across which slices are taken: that of flat boxes and lines, else the coarsest, the first of equals."""
+    candidates = {0, 1, 2}
+    for prompt in prompts:
+        if isinstance(prompt, Box) and prompt.flat_axes:
+            candidates &= set(prompt.flat_axes)
+        if isinstance(prompt, Scribble):
+            flat = np.flatnonzero(np.ptp(np.round(prompt.points), axis=0) == 0)
+            candidates &= set(flat.tolist()) or candidates
+    if not candidates:
+        raise UsageError("the boxes and lines of an object lie on slices across different axes; draw them on one kind")
+    return max(sorted(candidates), key=lambda axis: spacing_mm[axis])
+
+
+def seeds_of(
+    prompts: Sequence[Prompt], axis: int, shape: Sequence[int]
+) -> tuple[dict[int, SlicePrompts], tuple[int, int] | None]:
+    """What is shown on which slice across an axis, and the slices that may hold the object where a box says so.
+
+    Boxes on several slices are interpolated; a box through several slices begins on its middle one; a line alone
+    becomes the box of a lesion with that diameter.
+
+    Args:
+        shape: (slices, Y, X).
+    """
+    flat: dict[int, SliceBox] = {}
+    limits: tuple[int, int] | None = None
+    points: dict[int, list[tuple[float, float, bool]]] = {}
+    lines: dict[int, SliceBox] = {}
+    for prompt in prompts:
+        match prompt:
+            case Box():
+                box = prompt.voxels
+                (y0, x0), (y1, x1) = _others(box.start, axis), _others(box.stop, axis)
+                first, last = box.start[axis], box.stop[axis]
+                flat[(first + last - 1) // 2] = (int(y0), int(x0), int(y1), int(x1))
+                if last - first > 1:
+                    low, high = limits or (first, last)
+                    limits = min(low, first), max(high, last)
+            case Point():
+                points.setdefault(round(prompt.at[axis]), []).append((*_others(prompt.at, axis), prompt.positive))
+            case Scribble():
+                one, two = _others(prompt.points[0], axis), _others(prompt.points[-1], axis)
+                if (
+                    prompt.positive
+                    and len(prompt.points) == 2
+                    and round(prompt.points[0][axis]) == round(prompt.points[1][axis])
+                ):
+                    lines[round(prompt.points[0][axis])] = recist_box(one, two, shape[1:])
+                    continue
+                for at in line_points(prompt.points, LINE_STEP_VOXELS):
+                    points.setdefault(round(at[axis]), []).append((*_others(at, axis), prompt.positive))
+    boxes = between({**lines, **flat}) if flat or lines else {}
+    if limits is not None:
+        limits = min(limits[0], *boxes), max(limits[1], max(boxes) + 1)
+    seeds = {
+        index: SlicePrompts(boxes.get(index), tuple(points.get(index, ())))
+        for index in sorted({*boxes, *points})
+        if 0 <= index < shape[0]
+    }
+    return seeds, limits
+
+
+def _others(position: Sequence[float], axis: int) -> tuple[float, float]:
+    first, second = (value for a, value in enumerate(position) if a != axis)
+    return first, second
