@@ -26,10 +26,11 @@ from medseg.device import choose_device
 from medseg.errors import UsageError
 from medseg.labels import LabelSet
 from medseg.progress import Progress, silent
+from medseg.prompting.checkpoints import SAFETENSORS_FILE
 from medseg.prompting.grid import tight_box
 from medseg.prompting.sam.network import Style, embed, low_resolution_logits, pixels, slice_logits
 from medseg.prompting.sam.samples import Sample, SliceCase, batch_of, cut, draw, mask_of, picture_of
-from medseg.prompting.sam.weights import SAFETENSORS_FILE, load_sam
+from medseg.prompting.sam.weights import load_sam
 from medseg.prompting.slices.prompts import SlicePrompts
 from medseg.report import training_plot
 from medseg.splits import Split
