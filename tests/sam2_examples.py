@@ -28,9 +28,10 @@ def random_tensors(shapes: Mapping[str, tuple[int, ...]], score: float = SEEN) -
     tensors = {}
     for index, (name, shape) in enumerate(shapes.items()):
         values = np.random.default_rng(index).normal(0, 1, shape).astype(np.float32)
-        is_matrix = name.endswith("weight") and len(shape) > 1 and not ("embed" in name or "token" in name)
-        if is_matrix or "patch_embed" in name:
-            values /= np.sqrt(prod(shape[1:]) or 1).astype(np.float32)
+        owner = name.removesuffix(".weight").rstrip(".0123456789")
+        is_table = owner.endswith(("embed", "embeddings", "token", "tokens"))
+        if name.endswith("weight") and len(shape) > 1 and not is_table:
+            values /= np.sqrt(prod(shape[1:])).astype(np.float32)
         elif name.endswith("bias"):
             values *= 0.1
         elif len(shape) == 1:  # of norms, and of the scales of layers

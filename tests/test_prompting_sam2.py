@@ -25,7 +25,7 @@ from medseg.prompting.sam.weights import load_sam
 from medseg.prompting.sam2 import following
 from medseg.prompting.sam2.engine import shown_on
 from medseg.prompting.sam2.following import Shown, follow
-from medseg.prompting.sam2.memory import MOST_PROMPTED, nearest
+from medseg.prompting.sam2.memory import MOST_PROMPTED, nearest, remember, with_memory
 from medseg.prompting.sam2.network import Answer, Features, decode, encode, given_mask, pixels, without_memory
 from medseg.prompting.sam2.weights import from_original, is_sam2, load_sam2, renamed_tensors
 from medseg.prompting.slices.prompts import SlicePrompts
@@ -174,8 +174,7 @@ def test_answers_are_those_of_the_original(
 ) -> None:
     found = differences(network, gone, followed, PEER_ANSWERS)
     assert {name for name in found if name in KINDS} == set(KINDS)
-    assert max(found[kind] for kind in KINDS) < 1e-5
-    assert max(found.values()) < 1e-3, found
+    assert max(found.values()) < 1e-5, found
 
 
 @pytest.mark.slow
@@ -355,6 +354,30 @@ def test_a_mask_too_thin_for_the_square_is_not_there(network: Any) -> None:
     torch.testing.assert_close(answer.pointer, network.no_object_pointer[None])
 
 
+@pytest.mark.parametrize("step", [1, -1])
+def test_the_last_six_and_fifteen_pointers(network: Any, monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    features = encoded(network)[FIRST]
+    answer = given_mask(network, features, examples.mask_values(SIZE))
+    memory = remember(network, features, answer, prompted=True)
+    seen: list[list[int]] = []
+    for name in ("_build_memory_attention_inputs", "_process_object_pointers"):
+        method = getattr(network, name)
+
+        def recorded(first: Any, *rest: Any, method: Any = method) -> Any:
+            seen.append([entry if isinstance(entry, int) else entry[0] for entry in first])
+            return method(first, *rest)
+
+        monkeypatch.setattr(network, name, recorded)
+    before = {30 - step * distance: memory for distance in range(1, 20)}
+    with_memory(network, features, 30, step, {30 - step * 20: memory, 30 + step * 3: memory}, before, 60)
+    assert seen == [[0, 0, 6, 5, 4, 3, 2, 1], [20, *range(1, 16)]]
+    # Of few slices in all, no more pointers than there are slices: it is by their number that ages are measured.
+    seen.clear()
+    with_memory(network, features, 30, step, {30 - step: memory}, {}, 4)
+    with_memory(network, features, 30, step, {30 + step: memory}, before, 4)
+    assert seen == [[0], [1], [0, 6, 5, 4, 3, 2, 1], [1, 2, 3]]
+
+
 def test_of_many_slices_the_nearest_count() -> None:
     assert nearest(range(100), 30) == [26, 27, 28, 29, 30, 31, 32, 33]
     assert nearest((9, 3), 4) == [3, 9]
@@ -470,8 +493,9 @@ def test_a_malicious_checkpoint_runs_nothing(tmp_path: Path, engine: str) -> Non
     ("changes", "expected"),
     [
         ({"maskmem_tpos_enc": None}, "memory_temporal_positional_encoding is missing"),
-        ({"image_encoder.trunk.pos_embed": None}, "image_encoder.trunk.pos_embed is missing or malformed"),
-        ({"image_encoder.trunk.pos_embed": torch.zeros(3)}, "image_encoder.trunk.pos_embed is missing or malformed"),
+        ({"image_encoder.trunk.patch_embed.proj.weight": None}, "patch_embed.proj.weight is missing or malformed"),
+        ({"image_encoder.trunk.patch_embed.proj.weight": torch.zeros(3)}, "is missing or malformed"),
+        ({"image_encoder.trunk.pos_embed": torch.zeros(3)}, "expected (1, 96, 7, 7), found (3,)"),
         ({"sam_prompt_encoder.point_embeddings.2.weight": None}, "prompt_encoder.point_embed.weight is missing"),
         ({"adapter.weight": torch.zeros(3)}, "adapter.weight has no place"),
         (

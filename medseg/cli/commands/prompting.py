@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 def prompt(
     image: Annotated[Path, typer.Argument(help="The scan: a file, or a folder of a DICOM series.")],
     checkpoint: Annotated[
-        Path, typer.Option("--checkpoint", help="Folder of a promptable network, or weights of MedSAM or SAM.")
+        Path,
+        typer.Option(
+            "--checkpoint", help="A promptable network's folder, or weights of SAM, SAM 2, MedSAM or MedSAM2."
+        ),
     ],
     output: Annotated[
         Path | None,
@@ -49,7 +52,7 @@ def prompt(
     ] = None,
     prompts: Annotated[Path | None, typer.Option("--prompts", help="Prompts as JSON, step by step.")] = None,
     save_prompts: Annotated[Path | None, typer.Option("--save-prompts", help="Write all prompts as JSON.")] = None,
-    engine: Annotated[str, typer.Option("--engine", help="auto, unet, medsam or sam.")] = "auto",
+    engine: Annotated[str, typer.Option("--engine", help="auto, unet, medsam, sam, medsam2 or sam2.")] = "auto",
     window: Annotated[
         str | None, typer.Option("--window", metavar="LOW,HIGH", help="Values that SAM sees as black and white.")
     ] = None,

@@ -43,7 +43,7 @@ def pseudo_label(
     rank: Annotated[
         Path | None, typer.Option("--rank", metavar="LIST", help="Print which scans to look at next.")
     ] = None,
-    engine: Annotated[str, typer.Option("--engine", help="auto, unet, medsam or sam.")] = "auto",
+    engine: Annotated[str, typer.Option("--engine", help="auto, unet, medsam, sam, medsam2 or sam2.")] = "auto",
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:

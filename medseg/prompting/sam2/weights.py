@@ -32,7 +32,7 @@ from medseg.prompting.checkpoints import (
 WHAT = "SAM 2"
 KINDS = ("sam2_video", "sam2")  # values of model_type
 _TRUNK = "image_encoder.trunk."
-_PROJECTION, _BACKGROUND = f"{_TRUNK}patch_embed.proj.weight", f"{_TRUNK}pos_embed"
+_PROJECTION = f"{_TRUNK}patch_embed.proj.weight"
 _POINTS = "sam_prompt_encoder.pe_layer.positional_encoding_gaussian_matrix"
 _POINT_KINDS = tuple(f"sam_prompt_encoder.point_embeddings.{kind}.weight" for kind in range(4))
 _CLOSEST_MEMORY = "memory_temporal_positional_encoding"  # which only a network for videos has
@@ -79,21 +79,30 @@ _DOWNSAMPLER = re.compile(r"^memory_encoder\.mask_downsampler\.encoder\.(\d+)\."
 
 
 @dataclass(frozen=True)
-class _Hiera:
-    """What no tensor's shape tells of an image encoder."""
+class Hiera:
+    """An image encoder.
 
+    Attributes:
+        width: channels of the first stage; every next has twice as many.
+        blocks, windows: of each stage.
+        global_blocks: those that look at everything, not at windows.
+        heads: of the first stage; every next has twice as many.
+        background: side of its positional embedding.
+    """
+
+    width: int
     blocks: tuple[int, int, int, int]
     global_blocks: tuple[int, int, int]
     heads: int
     windows: tuple[int, int, int, int] = (8, 4, 14, 7)
+    background: int = 7
 
 
-# By the width of the first stage and the number of blocks: tiny, small, base_plus, large.
-_PUBLISHED = {
-    (96, 12): _Hiera((1, 2, 7, 2), (5, 7, 9), heads=1),
-    (96, 16): _Hiera((1, 2, 11, 2), (7, 10, 13), heads=1),
-    (112, 24): _Hiera((2, 3, 16, 3), (12, 16, 20), heads=2),
-    (144, 48): _Hiera((2, 6, 36, 4), (23, 33, 43), heads=2, windows=(8, 4, 16, 8)),
+PUBLISHED = {
+    "tiny": Hiera(96, (1, 2, 7, 2), (5, 7, 9), heads=1),
+    "small": Hiera(96, (1, 2, 11, 2), (7, 10, 13), heads=1),
+    "base_plus": Hiera(112, (2, 3, 16, 3), (12, 16, 20), heads=2, background=14),
+    "large": Hiera(144, (2, 6, 36, 4), (23, 33, 43), heads=2, windows=(8, 4, 16, 8)),
 }
 
 
@@ -134,7 +143,12 @@ def from_original(tensors: Mapping[str, Tensor], where: str, size: int) -> Any:
 
     if "image_encoder.patch_embed.proj.weight" in tensors:
         raise ModelError(f"{where}: this is SAM, where {WHAT} is expected; use --engine sam or medsam")
-    config = _config(tensors, where, size)
+    config = config_of(
+        _hiera_of(tensors, where),
+        size,
+        dated_pointers="obj_ptr_tpos_proj.weight" in tensors,
+        occlusions="no_obj_embed_spatial" in tensors,
+    )
     return fitted(Sam2VideoModel(config), renamed_tensors(tensors), where, WHAT)
 
 
@@ -162,31 +176,21 @@ def renamed_tensor(name: str) -> str:
     return name
 
 
-def _config(tensors: Mapping[str, Tensor], where: str, size: int) -> Any:
-    """What the tensors say about the network."""
+def config_of(hiera: Hiera, size: int, *, dated_pointers: bool = True, occlusions: bool = True) -> Any:
+    """The Sam2VideoConfig with an image encoder, for squares of ``size`` pixels.
+
+    Args:
+        dated_pointers, occlusions: whether pointers say how old they are, and memories that the object was not there;
+            in SAM 2.1 they do.
+    """
     from transformers import Sam2HieraDetConfig, Sam2VideoConfig, Sam2VisionConfig
 
-    for name in (_PROJECTION, _BACKGROUND):
-        if name not in tensors or tensors[name].ndim != 4:
-            raise ModelError(
-                f"{where}: not {WHAT}'s architecture: {name} is missing or malformed (its first tensor is"
-                f" {next(iter(tensors), 'nothing')}); expected sam2.1_hiera_tiny.pt, MedSAM2_latest.pt or their kin"
-            )
-    width = tensors[_PROJECTION].shape[0]
-    depth = len({name.split(".")[3] for name in tensors if name.startswith(f"{_TRUNK}blocks.")})
-    if (width, depth) not in _PUBLISHED:
-        sizes = ", ".join(f"{blocks} of {channels}" for channels, blocks in _PUBLISHED)
-        raise ModelError(
-            f"{where}: not {WHAT}'s architecture: expected an image encoder with as many blocks of as many channels as"
-            f" one of the published ({sizes}), found {depth} of {width}"
-        )
-    hiera = _PUBLISHED[width, depth]
-    channels = [width << stage for stage in range(4)]
+    channels = [hiera.width << stage for stage in range(4)]
     backbone = Sam2HieraDetConfig(
-        hidden_size=width,
+        hidden_size=hiera.width,
         num_attention_heads=hiera.heads,
         image_size=[size, size],
-        window_positional_embedding_background_size=list(tensors[_BACKGROUND].shape[-2:]),
+        window_positional_embedding_background_size=[hiera.background] * 2,
         blocks_per_stage=list(hiera.blocks),
         embed_dim_per_stage=channels,
         num_attention_heads_per_stage=[hiera.heads << stage for stage in range(4)],
@@ -202,8 +206,27 @@ def _config(tensors: Mapping[str, Tensor], where: str, size: int) -> Any:
         prompt_encoder_config={"image_size": size},
         image_size=size,
         memory_attention_rope_feat_sizes=[size // 16] * 2,
-        enable_temporal_pos_encoding_for_object_pointers="obj_ptr_tpos_proj.weight" in tensors,
-        enable_occlusion_spatial_embedding="no_obj_embed_spatial" in tensors,
+        enable_temporal_pos_encoding_for_object_pointers=dated_pointers,
+        enable_occlusion_spatial_embedding=occlusions,
+    )
+
+
+def _hiera_of(tensors: Mapping[str, Tensor], where: str) -> Hiera:
+    """The image encoder that the tensors are of."""
+    if _PROJECTION not in tensors or tensors[_PROJECTION].ndim != 4:
+        raise ModelError(
+            f"{where}: not {WHAT}'s architecture: {_PROJECTION} is missing or malformed (its first tensor is"
+            f" {next(iter(tensors), 'nothing')}); expected sam2.1_hiera_tiny.pt, MedSAM2_latest.pt or their kin"
+        )
+    width = tensors[_PROJECTION].shape[0]
+    depth = len({name.split(".")[3] for name in tensors if name.startswith(f"{_TRUNK}blocks.")})
+    for hiera in PUBLISHED.values():
+        if (hiera.width, sum(hiera.blocks)) == (width, depth):
+            return hiera
+    known = ", ".join(f"{name}: {sum(hiera.blocks)} of {hiera.width}" for name, hiera in PUBLISHED.items())
+    raise ModelError(
+        f"{where}: not {WHAT}'s architecture: expected an image encoder with as many blocks of as many channels as a"
+        f" published one ({known}), found {depth} of {width}"
     )
 
 
