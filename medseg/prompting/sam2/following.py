@@ -1,7 +1,7 @@
 """An object followed from the slices on which it was shown to those where it ends, by what is remembered of it.
 
 Upwards from the first such slice to the last slice, then downwards, each way with a memory of its own, as MedSAM2's
-authors do it: a mirrored scan gives a mirrored mask.
+authors do it.
 """
 
 from __future__ import annotations
@@ -34,6 +34,11 @@ class Shown:
     prompts: SlicePrompts
     mask: np.ndarray | None = None
 
+    @property
+    def is_answer(self) -> bool:
+        """Whether there is nothing to ask, since a mask is all that is shown."""
+        return self.mask is not None and self.prompts == SlicePrompts()
+
 
 def follow(
     network: Any,
@@ -55,7 +60,8 @@ def follow(
     Args:
         features: of a slice.
         shown: by slice, each looked at for itself; at least one. A mask alone is the answer.
-        corrections: by slice, points that mend what memory says there.
+        corrections: by slice, points that mend what memory says there: the network answers, and then again with the
+            points and its own logits.
         limits: first and, exclusive, last slice on which it is followed; by default all.
     """
     rule = rule or StoppingRule()
@@ -70,8 +76,7 @@ def follow(
         return answer, remember(network, here, answer, prompted=True)
 
     for index, there in shown.items():
-        alone = there.mask is not None and there.prompts == SlicePrompts()
-        mask[index] = there.mask if alone else slice_mask(begin(index)[0], size)
+        mask[index] = there.mask if there.is_answer else slice_mask(begin(index)[0], size)
 
     known = [*shown, *(index for index, points in corrections.items() if not points.is_empty)]
     lowest, highest = min(known), max(known)
@@ -113,6 +118,4 @@ def _answer_to(network: Any, features: Features, shown: Shown, size: tuple[int, 
     if shown.mask is None:
         return decode(network, features, coarse, shown.prompts, size)
     answer = given_mask(network, features, shown.mask)
-    if shown.prompts == SlicePrompts():
-        return answer
-    return decode(network, features, coarse, shown.prompts, size, answer.logits)
+    return answer if shown.is_answer else decode(network, features, coarse, shown.prompts, size, answer.logits)
