@@ -25,7 +25,7 @@ from medseg.prompting import Box, MaskPrompt, Point, Scribble, load
 from medseg.prompting.grid import tight_box
 from medseg.prompting.unet.channels import PROMPT_CHANNELS
 from medseg.prompting.unet.placement import box_on_prepared, mask_on_prepared, on_image, points_on_prepared
-from medseg.prompting.unet.promptable import promptable_plan, scan_plan
+from medseg.prompting.unet.promptable import object_patch, promptable_plan, scan_plan
 from medseg.prompting.unet.training import PromptableTrainer
 from medseg.training import loop, recipe
 from medseg.volume import Box as VoxelBox
@@ -37,7 +37,7 @@ CPU = torch.device("cpu")
 def write_promptable(folder: Path, plan: Plan | None = None) -> Path:
     """A model folder of a promptable network with random weights."""
     plan = plan or small_plan()
-    changed, configuration = promptable_plan(plan, plan.configurations[0])
+    changed, configuration = promptable_plan(plan, plan.configurations[0], plan.configurations[0].patch_size)
     network = networks.build(configuration.network, len(changed.channels), changed.labels.output_count)
     documents.save(ModelDocument(1, changed, configuration.name), folder / MODEL_FILE)
     facts = documents.to_json(FoldFacts((0, 1, 2), "fp32", 1, 1.0, 0))
@@ -62,7 +62,7 @@ def answering(monkeypatch: pytest.MonkeyPatch, channel: int) -> None:
 
 def test_any_plan_becomes_promptable_and_its_scan_stays_what_it_was():
     plan = small_plan(small_configuration(channels=2))
-    changed, configuration = promptable_plan(plan, plan.configurations[0])
+    changed, configuration = promptable_plan(plan, plan.configurations[0], plan.configurations[0].patch_size)
     assert changed.channels == ("channel 0", "channel 1", *PROMPT_CHANNELS)
     assert changed.labels.output_count == 2
     assert configuration.name == "3d_fullres_promptable"
@@ -71,9 +71,37 @@ def test_any_plan_becomes_promptable_and_its_scan_stays_what_it_was():
     assert back.channels == plan.channels
     assert base.normalization == plan.configurations[0].normalization
     ignoring = small_plan(labels=LabelSet({"left": (1,)}, ignore=9))
-    assert promptable_plan(ignoring, ignoring.configurations[0])[0].labels.ignore_index == 2
+    assert promptable_plan(ignoring, ignoring.configurations[0], (8, 8, 8))[0].labels.ignore_index == 2
     with pytest.raises(ModelError, match="medseg train --promptable"):
         scan_plan(plan, plan.configurations[0])
+
+
+def test_a_patch_holds_an_object_and_what_is_around_it():
+    plan = small_plan(small_configuration(patch_size=(32, 64, 64)))
+    configuration = plan.configurations[0]  # coarsest voxels of 2, at least 4 of them
+    extents = np.array([[2, 20, 100]] * 19 + [[30, 20, 100]])
+    assert object_patch(extents[:19], configuration) == (8, 26, 64)  # the least; 1.25 * 20 = 25; the plan's own
+    assert object_patch(extents, configuration) == (8, 26, 64)  # one in twenty may be larger
+    assert object_patch(np.zeros((0, 3)), configuration) == (32, 64, 64)
+    flat = small_configuration(patch_size=(64, 32))
+    assert object_patch(extents, flat) == (26, 32)
+
+
+def test_the_first_answer_is_a_mask_to_mend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    seen = []
+
+    def logits(self: Member, batch: torch.Tensor) -> torch.Tensor:
+        seen.append(float(batch[:, 4].sum()))
+        lead = batch[:, 3:4] - 0.5  # the box
+        return torch.cat([-lead / 2, lead / 2], 1)
+
+    monkeypatch.setattr(Member, "window_logits", logits)
+    session = load(write_promptable(tmp_path), "cpu")
+    session.set_image(scan(Geometry.from_spacing((8, 8, 8), (1.0, 1.0, 1.0))))
+    session.add(Box((2, 2, 2), (5, 5, 5)))
+    assert seen == [0, 27]
+    session.add(Point((3, 3, 3)))
+    assert seen == [0, 27, 27]  # a correction mends what there is, once
 
 
 GRIDS = [

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
+
 from medseg.errors import ModelError
 from medseg.fingerprinting import IntensityStatistics
 from medseg.labels import LabelSet
@@ -15,16 +17,24 @@ from medseg.prompting.unet.channels import POINT_SIGMA_VOXELS, PROMPT_CHANNELS
 
 SUFFIX = "_promptable"
 OBJECT = "object"
+# A patch holds objects up to this percentile of their extents, and so much of what is around them, in their size.
+OBJECTS_WITHIN_PATCH = 95.0
+CONTEXT = 1.25
+# Least size of the coarsest stage's map along an axis, as in planning.
+COARSEST_VOXELS = 4
 _UNUSED = IntensityStatistics(0.5, 0.5, 0.5, 0.0, 1.0, 0.0, 1.0)
 
 
-def promptable_plan(plan: Plan, configuration: Configuration) -> tuple[Plan, Configuration]:
+def promptable_plan(
+    plan: Plan, configuration: Configuration, patch_size: tuple[int, ...]
+) -> tuple[Plan, Configuration]:
     """The plan with prompts among its channels and one object as its label, and its only configuration."""
     extra = len(PROMPT_CHANNELS)
     chosen = replace(
         configuration,
         name=configuration.name + SUFFIX,
         normalization=(*configuration.normalization, *(Normalization("none"),) * extra),
+        patch_size=patch_size,
         previous_stage=None,
     )
     labels = LabelSet({OBJECT: (1,)}, ignore=None if plan.labels.ignore is None else 2)
@@ -36,6 +46,24 @@ def promptable_plan(plan: Plan, configuration: Configuration) -> tuple[Plan, Con
         configurations=(chosen,),
     )
     return changed, chosen
+
+
+def object_patch(extents: np.ndarray, configuration: Configuration) -> tuple[int, ...]:
+    """A patch that holds an object and what lies around it, no larger than the plan's.
+
+    Prompts say where to look, so a patch need not show the whole scan: a smaller one is answered sooner, and more of
+    them are seen in the same time of training.
+
+    Args:
+        extents: (objects, 3) voxels that objects of the dataset reach along (Z, Y, X), or none.
+    """
+    largest = configuration.patch_size
+    if not len(extents):
+        return largest
+    wanted = CONTEXT * np.percentile(extents, OBJECTS_WITHIN_PATCH, axis=0)[3 - len(largest) :]
+    steps = np.prod(configuration.network.strides, axis=0)  # voxels that the coarsest stage sees as one
+    patch = steps * np.maximum(np.ceil(wanted / steps), COARSEST_VOXELS).astype(int)
+    return tuple(np.minimum(patch, largest).tolist())
 
 
 def scan_plan(plan: Plan, configuration: Configuration) -> tuple[Plan, Configuration]:
