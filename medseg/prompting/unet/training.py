@@ -31,7 +31,7 @@ from medseg.progress import Progress, silent
 from medseg.prompting.grid import GridPrompts, tight_box
 from medseg.prompting.simulation import corrections, draw_object, draw_prompts, with_clicks
 from medseg.prompting.unet.channels import prompt_channels
-from medseg.prompting.unet.promptable import SUFFIX, object_patch, point_sigmas, promptable_plan
+from medseg.prompting.unet.promptable import SUFFIX, point_sigmas, promptable_plan
 from medseg.report import training_plot
 from medseg.training.cases import open_cases, stored_cases
 from medseg.training.curve import PROGRESS_FILE
@@ -79,8 +79,8 @@ class PromptableTrainer(Trainer):
         run: Run,
         device: torch.device,
     ) -> None:
-        patch_size = object_patch(_extents(cases, len(plan.labels.classes)), configuration)
-        self.document_plan, promptable = promptable_plan(plan, configuration, patch_size)
+        extents = _extents(cases, len(plan.labels.classes))
+        self.document_plan, promptable = promptable_plan(plan, configuration, extents)
         super().__init__(self.document_plan, promptable, cases, validation_cases, run, device)
         self.task: LabelSet = plan.labels
         self.sigmas = point_sigmas(configuration)
