@@ -70,7 +70,7 @@ def object_patch(extents: np.ndarray, configuration: Configuration) -> tuple[tup
     patch = steps * np.maximum(np.ceil(CONTEXT * reach / steps), COARSEST_VOXELS).astype(int)
     return tuple(np.minimum(patch, largest).tolist()), (
         f"{OBJECTS_WITHIN_PATCH:g} of 100 objects reach no further than {lengths(np.ceil(reach), 'voxels')};"
-        f" {CONTEXT:g} times that, in whole voxels of the coarsest stage, but no more than the plan's {lengths(largest)}"
+        f" {CONTEXT:g} times that, in whole voxels of the coarsest stage, up to the plan's {lengths(largest)}"
     )
 
 
