@@ -237,3 +237,11 @@ def test_writing_checkpoints_takes_at_most_two_per_cent_of_the_time():
     assert timer.is_due(110.0 + 25.0 - 1.4, step=1.0, run=600.0)
     slow = loop.CheckpointTimer(written=0.0, writing=5.0)  # a minute counts more than that
     assert slow.is_due(54.1, step=1.0, run=600.0)
+
+
+def test_a_cpu_is_not_asked_for_weeks():
+    cpu, gpu = torch.device("cpu"), torch.device("cuda", 0)
+    assert Length().on(cpu) == Length(budget_seconds="auto")
+    assert Length().on(gpu).steps == 250_000
+    for asked in (Length(epochs=3), Length(iterations=5), Length(budget_seconds=60.0)):
+        assert asked.on(cpu) == asked.on(gpu) == asked

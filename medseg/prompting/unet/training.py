@@ -36,7 +36,7 @@ from medseg.report import training_plot
 from medseg.training.cases import open_cases, stored_cases
 from medseg.training.curve import PROGRESS_FILE
 from medseg.training.loop import train_network
-from medseg.training.recipe import DEFAULT_EPOCHS, EPOCH_ITERATIONS, recipe_for_iterations
+from medseg.training.recipe import recipe_for_iterations
 from medseg.training.run import Run
 from medseg.training.sampling import PatchSource
 from medseg.training.starting import RUN_FILE, Length, run_under_way, within_budget
@@ -194,17 +194,18 @@ def train_promptable(
     where = choose_device(device)
     cases, held_out = open_cases(opened, chosen, split.train), stored_cases(opened, chosen, split.validation)
     if run is None:
+        length = length.on(where)
         run = Run(
             version=1,
             configuration=chosen.name + SUFFIX,
             fold=fold,
             seed=seed or 0,
             precision=choose_precision(precision, where),
-            recipe=recipe_for_iterations(length.steps or DEFAULT_EPOCHS * EPOCH_ITERATIONS, chosen.batch_size),
+            recipe=recipe_for_iterations(length.steps or 1, chosen.batch_size),  # a budget decides below
         )
-        if budget_seconds is not None:
+        if length.budget_seconds is not None:
             run = within_budget(
-                run, budget_seconds, began, opened.plan, chosen, cases, where, trainer=PromptableTrainer
+                run, length.budget_seconds, began, opened.plan, chosen, cases, where, trainer=PromptableTrainer
             )
         documents.save(run, folder / RUN_FILE)
     log.info("%s; %s", describe(where, run.precision), run.recipe.because)
