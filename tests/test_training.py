@@ -21,6 +21,7 @@ from medseg.model import load_tensors, load_weights
 from medseg.preprocessing import locate_foreground
 from medseg.training import curve, loop, recipe
 from medseg.training.sampling import InMemoryCase, draw_batch, validation_patches
+from medseg.training.starting import Length
 
 CPU = torch.device("cpu")
 
