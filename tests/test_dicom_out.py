@@ -14,12 +14,13 @@ from pydicom.uid import generate_uid
 
 from medseg.dicom import mask_writing, selfcheck
 from medseg.dicom.description import Algorithm, describe
-from medseg.dicom.discovery import Series, find_series
+from medseg.dicom.discovery import find_series
 from medseg.dicom.headers import quiet_pydicom
 from medseg.dicom.mask_writing import output_name
 from medseg.dicom.measurements import has_codes, measure, write_report
 from medseg.dicom.outlines import outlines
 from medseg.dicom.placement import place
+from medseg.dicom.series import Series
 from medseg.dicom.sources import read_sources
 from medseg.errors import DataError, DocumentError, FileUnreadableError, GeometryError, LabelError, SelfCheckError
 from medseg.labels import LabelSet

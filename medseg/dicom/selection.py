@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from medseg.dicom.discovery import FolderContent, Series, files_below, survey_folder
+from medseg.dicom.discovery import FolderContent, files_below, survey_folder
+from medseg.dicom.series import Series
 from medseg.dicom.volumes import find_volume, probe_series, read_series
 from medseg.errors import DataError, FileUnreadableError, GeometryError, UsageError
 from medseg.progress import Progress, silent

@@ -12,9 +12,9 @@ from pathlib import Path
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 
-from medseg.dicom.discovery import Series
 from medseg.dicom.frames import number, text
 from medseg.dicom.headers import quiet_pydicom, read_dataset
+from medseg.dicom.series import Series
 from medseg.errors import DataError
 
 _PHILIPS_SUV_FACTOR = Tag(0x7053, 0x1000)

@@ -12,12 +12,13 @@ from pathlib import Path
 import numpy as np
 
 from medseg.dicom import headers as dicom_headers
-from medseg.dicom.discovery import FolderContent, Series, survey_folder
+from medseg.dicom.discovery import FolderContent, survey_folder
 from medseg.dicom.frames import Plane
 from medseg.dicom.geometry import evened
 from medseg.dicom.headers import InstanceHeader, PixelLayout
 from medseg.dicom.mosaic import tile
 from medseg.dicom.pixels import read_frames, stored_dtype
+from medseg.dicom.series import Series
 from medseg.dicom.shearing import sheared_out
 from medseg.dicom.uptake import suv_factors
 from medseg.errors import DataError, FileUnreadableError, GeometryError, UsageError
