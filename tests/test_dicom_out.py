@@ -15,7 +15,7 @@ from pydicom.uid import generate_uid
 from medseg.dicom import mask_writing, selfcheck
 from medseg.dicom.description import Algorithm, describe
 from medseg.dicom.discovery import find_series
-from medseg.dicom.headers import quiet_pydicom
+from medseg.dicom.files import quiet_pydicom
 from medseg.dicom.mask_writing import output_name
 from medseg.dicom.measurements import has_codes, measure, write_report
 from medseg.dicom.outlines import outlines

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from medseg.dicom.annotations import find_masks, holds_masks, read_masks
 from medseg.dicom.discovery import FolderContent, choose, files_below, find_series, survey_files, survey_folder
-from medseg.dicom.headers import looks_like_dicom
+from medseg.dicom.files import looks_like_dicom
 from medseg.dicom.masks import Code, MaskSet, Segment
 from medseg.dicom.segmentation_reading import read_segmentation
 from medseg.dicom.selection import ANY, Request, Selection, SeriesChoice, require_one_place, scans_in

@@ -9,7 +9,7 @@ from typing import Literal
 
 from medseg import atomic
 from medseg.dicom.description import Algorithm, describe
-from medseg.dicom.headers import quiet_pydicom
+from medseg.dicom.files import quiet_pydicom
 from medseg.dicom.placement import place
 from medseg.dicom.segmentation_writing import write_segmentation
 from medseg.dicom.selfcheck import check_segmentation, check_structures

@@ -12,9 +12,9 @@ from pydicom.dataset import Dataset
 from pydicom.pixels.utils import pixel_array
 
 from medseg.dicom import codecs
+from medseg.dicom.files import quiet_pydicom, read_dataset
 from medseg.dicom.frames import Plane, frames_of, number, text
 from medseg.dicom.geometry import UNKNOWN_THICKNESS_MM, directions, to_lps, to_ras
-from medseg.dicom.headers import quiet_pydicom, read_dataset
 from medseg.dicom.masks import Layers, MaskSet, Segment, code_of, smallest_dtype
 from medseg.errors import DataError, FileUnreadableError, GeometryError
 from medseg.volume import AxisChange, Geometry

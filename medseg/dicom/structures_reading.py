@@ -10,9 +10,9 @@ import numpy as np
 from pydicom.dataset import Dataset
 
 from medseg.dicom.contours import flat_axis, rasterize
+from medseg.dicom.files import quiet_pydicom, read_dataset
 from medseg.dicom.frames import number, numbers, text
 from medseg.dicom.geometry import to_lps
-from medseg.dicom.headers import quiet_pydicom, read_dataset
 from medseg.dicom.masks import Layers, MaskSet, Segment, code_of, smallest_dtype
 from medseg.dicom.series import Series
 from medseg.errors import FileUnreadableError, GeometryError

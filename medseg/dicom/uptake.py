@@ -12,8 +12,8 @@ from pathlib import Path
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 
+from medseg.dicom.files import quiet_pydicom, read_dataset
 from medseg.dicom.frames import number, text
-from medseg.dicom.headers import quiet_pydicom, read_dataset
 from medseg.dicom.series import Series
 from medseg.errors import DataError
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from medseg.dicom import headers as dicom_headers
 from medseg.dicom.discovery import FolderContent, survey_folder
+from medseg.dicom.files import quiet_pydicom
 from medseg.dicom.frames import Plane
 from medseg.dicom.geometry import evened
 from medseg.dicom.headers import InstanceHeader, PixelLayout
@@ -67,7 +67,7 @@ def read_series(
         DataError: no volume here, or no uptake values can be computed.
     """
     parts = find_volume(source, fix_spacing=fix_spacing, progress=progress)
-    with dicom_headers.quiet_pydicom():
+    with quiet_pydicom():
         volumes = [_read_part(part, fix_spacing, suv, progress) for part in parts]
     if len(volumes) == 1:
         return volumes[0]
