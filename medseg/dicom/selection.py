@@ -86,7 +86,7 @@ class Selection:
         if self.problem:
             raise FileUnreadableError(self.problem)
         for part in self.parts:
-            if part.problem and not (self.fix_spacing and part.arrangement is not None and part.arrangement.is_uneven):
+            if part.problem and not (self.fix_spacing and part.is_uneven):
                 raise GeometryError(part.problem)
 
     def __str__(self) -> str:

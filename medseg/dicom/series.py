@@ -51,6 +51,11 @@ class Series:
         return self.kind == "volume"
 
     @property
+    def is_uneven(self) -> bool:
+        """Whether the spacing of its slices is all that keeps it from being a volume, so that resampling mends it."""
+        return self.arrangement is not None and self.arrangement.is_uneven
+
+    @property
     def channels(self) -> int:
         """Channels that it is read as: three of a colour image, else one."""
         layout = self.headers[0].pixels

@@ -122,7 +122,7 @@ def _only_volume(content: FolderContent, path: Path, fix_spacing: bool) -> tuple
     volumes = [one for one in images if one.is_volume]
     stacks = [one for one in images if one.kind in ("stack", "frames")]
     singles = [one for one in images if one.kind == "single image"]
-    if stacks and not (fix_spacing and all(_mendable(one) for one in stacks)):
+    if stacks and not (fix_spacing and all(one.is_uneven for one in stacks)):
         # Beside a good volume too: the slices that do not fit may have been meant to belong to it.
         raise GeometryError("; ".join(f"{one.described}: {one.problem}" for one in stacks[:2]))
     found = volumes + stacks or singles
@@ -138,10 +138,6 @@ def _only_volume(content: FolderContent, path: Path, fix_spacing: bool) -> tuple
     if left_out:
         log.warning("%s: %d localisers or single images beside the volume are left out", path, left_out)
     return tuple(found)
-
-
-def _mendable(series: Series) -> bool:
-    return series.arrangement is not None and series.arrangement.is_uneven
 
 
 def _parts_of_one(found: Sequence[Series], fix_spacing: bool) -> bool:
