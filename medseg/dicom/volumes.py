@@ -105,6 +105,15 @@ def find_volume(
     return parts
 
 
+def share_grid(parts: Sequence[Series], *, fix_spacing: bool = False) -> bool:
+    """Whether series lie on one grid, as the channels of a volume do."""
+    try:
+        find_volume(tuple(parts), fix_spacing=fix_spacing)
+    except GeometryError:
+        return False
+    return True
+
+
 def _only_volume(content: FolderContent, path: Path, fix_spacing: bool) -> tuple[Series, ...]:
     """The one volume of a folder or file."""
     if content.unreadable:
@@ -143,13 +152,7 @@ def _only_volume(content: FolderContent, path: Path, fix_spacing: bool) -> tuple
 def _parts_of_one(found: Sequence[Series], fix_spacing: bool) -> bool:
     if len({(one.study_uid, one.uid) for one in found}) > 1 or len({one.size for one in found}) > 1:
         return False
-    try:
-        first, *others = (_grid(one, fix_spacing) for one in found)
-        for other in others:
-            first.require_equal(other, "", "")
-    except GeometryError:
-        return False
-    return True
+    return share_grid(found, fix_spacing=fix_spacing)
 
 
 def _grid(series: Series, fix_spacing: bool) -> Geometry:
