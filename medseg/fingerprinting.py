@@ -15,8 +15,9 @@ import numpy as np
 from medseg import parallel
 from medseg.errors import DataError
 from medseg.labels import LabelSet
+from medseg.orientation import CANONICAL
 from medseg.progress import Progress, silent
-from medseg.volume import CANONICAL, Box, bounding_box
+from medseg.volume import Box, bounding_box
 
 if TYPE_CHECKING:
     from medseg.dataset import CaseRef, Dataset

@@ -19,9 +19,10 @@ from medseg.errors import DataError
 from medseg.fingerprinting import nonzero_box, nonzero_mask
 from medseg.labels import LabelSet
 from medseg.normalization import normalized
+from medseg.orientation import AS_STORED, AxisChange
 from medseg.planning.plan import Configuration, Plan
 from medseg.resampling import CubicPlanes
-from medseg.volume import AxisChange, Box, Geometry, LabelVolume, Volume
+from medseg.volume import Box, Geometry, LabelVolume, Volume
 
 # Locations kept per class for choosing training patches: nnU-Net's numbers.
 LOCATIONS_AT_LEAST = 10_000
@@ -277,10 +278,7 @@ def _sample_voxels(mask: np.ndarray, generator: np.random.Generator) -> np.ndarr
 
 
 def _axis_change(geometry: Geometry, plan: Plan) -> AxisChange:
-    if plan.orientation == "stored":
-        oriented = AxisChange((0, 1, 2), (False, False, False))
-    else:
-        oriented = geometry.change_to(plan.orientation)
+    oriented = AS_STORED if plan.orientation == "stored" else geometry.change_to(plan.orientation)
     first, second, third = plan.axis_order
     return AxisChange(
         (oriented.order[first], oriented.order[second], oriented.order[third]),

@@ -24,8 +24,9 @@ from medseg.dicom.series import Series
 from medseg.dicom.sources import read_sources
 from medseg.errors import DataError, DocumentError, FileUnreadableError, GeometryError, LabelError, SelfCheckError
 from medseg.labels import LabelSet
+from medseg.orientation import AxisChange
 from medseg.terms import Code, Meaning
-from medseg.volume import AxisChange, Geometry, LabelVolume
+from medseg.volume import Geometry, LabelVolume
 
 LABELS = LabelSet({"liver": (1,), "kidney_left": (7,)})
 ALGORITHM = Algorithm("Task03 3d_fullres", "0.1.0")

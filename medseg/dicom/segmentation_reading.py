@@ -17,7 +17,8 @@ from medseg.dicom.frames import Plane, frames_of, number, text
 from medseg.dicom.geometry import UNKNOWN_THICKNESS_MM, directions, to_lps, to_ras
 from medseg.dicom.masks import Layers, MaskSet, Segment, code_of, smallest_dtype
 from medseg.errors import DataError, FileUnreadableError, GeometryError
-from medseg.volume import AxisChange, Geometry
+from medseg.orientation import AxisChange
+from medseg.volume import Geometry
 
 # Frames must hit voxels of a grid within this part of a voxel.
 _ON_GRID_WITHIN = 0.1

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from medseg.volume import AxisChange, Box, Geometry, LabelVolume, Volume, bounding_box
+from medseg.orientation import AS_STORED
+from medseg.volume import Box, Geometry, LabelVolume, Volume, bounding_box
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,7 +32,6 @@ OBLIQUE_COSINE = 0.3
 WIDTH_INCHES, HEIGHT_INCHES, GAP_INCHES, DPI = 10.0, 3.6, 0.04, 100
 
 _LETTERS = (("L", "R"), ("P", "A"), ("I", "S"))
-_AS_STORED = AxisChange((0, 1, 2), (False, False, False))
 _AIR_HU = (-4000, -900)
 _MOST_HU = 40000
 # Level and width in HU: the usual presets.
@@ -87,7 +87,7 @@ def views(
         GeometryError: grids that differ.
     """
     reference.geometry.require_equal(prediction.geometry, "the reference", "the prediction")
-    change = reference.geometry.change_to(HANGING) if oriented else _AS_STORED
+    change = reference.geometry.change_to(HANGING) if oriented else AS_STORED
     grid = reference.geometry.changed(change)
     masks = change.apply(prediction.array), change.apply(reference.array)
     scan = None
