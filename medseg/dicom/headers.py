@@ -38,7 +38,7 @@ _TAGS: list[Any] = [
     "EchoTime", "EchoNumbers", "TemporalPositionIdentifier", "TemporalPositionIndex", "TriggerTime", "InversionTime",
     "FlipAngle", "DiffusionBValue", "DiffusionGradientOrientation", "AcquisitionNumber", "ComplexImageComponent",
     "NominalPercentageOfCardiacPhase", "FrameReferenceTime", "SeriesTime", "AcquisitionTime",
-    "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration",
+    "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation",
     "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation",
     "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", MOSAIC_COUNT, CSA_IMAGE_HEADER,
 ]  # fmt: skip
@@ -63,9 +63,7 @@ class PixelLayout:
     high_bit: int
     signed: bool
     photometric: str
-    planar: bool
     transfer_syntax: str
-    big_endian: bool
     implicit: bool
     offset: int
     kind: str  # "integer", "float" or "double", by the element that holds the pixels
@@ -235,9 +233,7 @@ def _layout(dataset: Dataset, syntax: str, offset: int, tag: BaseTag) -> PixelLa
         high_bit=_whole(dataset, "HighBit") or min(stored, allocated) - 1,
         signed=_whole(dataset, "PixelRepresentation") == 1,
         photometric=text(dataset, "PhotometricInterpretation") or "MONOCHROME2",
-        planar=_whole(dataset, "PlanarConfiguration") == 1,
         transfer_syntax=syntax,
-        big_endian=syntax == "1.2.840.10008.1.2.2",
         implicit=syntax == "1.2.840.10008.1.2",
         offset=offset,
         kind=kinds[tag],

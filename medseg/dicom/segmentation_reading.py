@@ -223,17 +223,4 @@ def _segment(item: Dataset) -> Segment:
         category=code_of(item.get("SegmentedPropertyCategoryCodeSequence")),
         type=code_of(item.get("SegmentedPropertyTypeCodeSequence")),
         algorithm=text(item, "SegmentAlgorithmType"),
-        colour_rgb=_colour(item),
     )
-
-
-def _colour(item: Dataset) -> tuple[int, int, int] | None:
-    value = item.get("RecommendedDisplayCIELabValue")
-    if value is None or len(value) != 3:
-        return None
-    from skimage.color import lab2rgb
-
-    stored = np.array([int(part) for part in value], dtype=np.float64)
-    lab = np.array([stored[0] * 100 / 65535, stored[1] * 255 / 65535 - 128, stored[2] * 255 / 65535 - 128])
-    red, green, blue = np.rint(lab2rgb(lab[None, None])[0, 0] * 255).astype(int).tolist()
-    return red, green, blue
