@@ -187,26 +187,8 @@ def _examine_case(case: CaseRef, dataset: Dataset, records: list[CaseRecord]) ->
         yield from findings
     volumes = [(file, volume) for file, volume, _ in read if volume is not None]
     if len(volumes) == len(case.images):
-        first_file, first = volumes[0]
         records.append(record(case.name, [volume for _, volume in volumes], case.group))
-        for file, volume in volumes[1:]:
-            if not case.choice.resample:
-                yield from compare_grids(case.name, first_file, first.geometry, file, volume.geometry, is_mask=False)
-        found, expected = sum(volume.channels for _, volume in volumes), len(dataset.channels)
-        if found != expected and not _counts_as(volumes, expected):
-            yield Finding(
-                "error",
-                f"expected {expected} channels ({', '.join(dataset.channels)}), found {found}",
-                case.name,
-                first_file,
-                "declare all channels, or split the file and keep those that are declared",
-            )
-        elif found == expected:
-            names = iter(dataset.channels)
-            for file, volume in volumes:
-                alone = volume.channels == 1 and not io.holds_dicom(file)
-                for channel in volume.array:
-                    yield from unit_problems(channel, next(names), file, case.name, alone)
+        yield from _channel_problems(case, dataset, volumes)
     if case.label is None:
         yield Finding("note", "no mask, so this case cannot be used for training", case.name)
         return
@@ -231,6 +213,29 @@ def _examine_case(case: CaseRef, dataset: Dataset, records: list[CaseRecord]) ->
     if len(volumes) == len(case.images):
         records[-1] = records[-1].with_mask(voxels)
     yield from _label_problems(case.name, case.label, voxels, dataset.labels)
+
+
+def _channel_problems(case: CaseRef, dataset: Dataset, volumes: Sequence[tuple[Path, Volume]]) -> Iterator[Finding]:
+    """Whether the images of a case are its channels: on one grid, as many as are declared, in their units."""
+    first_file, first = volumes[0]
+    for file, volume in volumes[1:]:
+        if not case.choice.resample:
+            yield from compare_grids(case.name, first_file, first.geometry, file, volume.geometry, is_mask=False)
+    found, expected = sum(volume.channels for _, volume in volumes), len(dataset.channels)
+    if found != expected and not _counts_as(volumes, expected):
+        yield Finding(
+            "error",
+            f"expected {expected} channels ({', '.join(dataset.channels)}), found {found}",
+            case.name,
+            first_file,
+            "declare all channels, or split the file and keep those that are declared",
+        )
+    elif found == expected:
+        names = iter(dataset.channels)
+        for file, volume in volumes:
+            alone = volume.channels == 1 and not io.holds_dicom(file)
+            for channel in volume.array:
+                yield from unit_problems(channel, next(names), file, case.name, alone)
 
 
 def _label_problems(case: str, file: Path, counts: dict[int, int], labels: LabelSet) -> Iterator[Finding]:
