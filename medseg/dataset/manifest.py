@@ -17,8 +17,8 @@ import yaml
 
 from medseg import dicom, documents
 from medseg.dataset.cases import CaseRef, Dataset, with_annotated
+from medseg.dataset.completeness import Survey, listing
 from medseg.dataset.findings import Finding
-from medseg.dataset.survey import Survey, listing
 from medseg.errors import DataError, DocumentError
 from medseg.labels import LabelSet
 from medseg.terms import Meaning
