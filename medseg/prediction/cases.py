@@ -17,9 +17,10 @@ from medseg.errors import MedsegError, StorageError
 from medseg.parallel import describe
 from medseg.postprocessing import Step, apply
 from medseg.prediction import dicom_masks
+from medseg.prediction.extras import Extras
 from medseg.prediction.memory import require_memory
 from medseg.prediction.outputs import NO_WISHES, Wishes, extras_for
-from medseg.prediction.predictor import Extras, Predictor
+from medseg.prediction.predictor import Predictor
 from medseg.progress import Progress, silent
 from medseg.trust import CaseTrust, OverlapSums, judge
 from medseg.volume import LabelVolume, Volume
