@@ -154,6 +154,7 @@ def draw_batch(
     balance_classes: bool = False,
     previous_labels: int = 0,
     share: slice = slice(None),
+    foreground_share: float = FOREGROUND_SHARE,
 ) -> Batch:
     """The batch of one iteration. Cases take turns in an order shuffled anew each time round.
 
@@ -166,6 +167,7 @@ def draw_batch(
     Args:
         previous_labels: in a cascade the label indices of the previous stage's masks, else 0.
         share: of ``batch_size`` samples those to read; they are the same whatever the share is.
+        foreground_share: part of the samples whose patches are centred on foreground.
     """
     random = np.random.default_rng((seed, iteration))
     generator = torch.Generator().manual_seed(int(random.integers(2**62)))
@@ -178,7 +180,7 @@ def draw_batch(
     images = torch.zeros((len(own), channels, *largest), dtype=torch.float32, device=where)
     labels = torch.zeros((len(own), *largest), dtype=torch.int16, device=where)
     previous = torch.zeros_like(labels) if previous_labels else None
-    first_forced = round(batch_size * (1 - FOREGROUND_SHARE))
+    first_forced = round(batch_size * (1 - foreground_share))
     chosen = []
     for i, size in enumerate(sizes):
         turn = _turn(len(cases), seed, iteration * batch_size + i)

@@ -68,6 +68,8 @@ class PromptableTrainer(Trainer):
         plan, configuration: of the dataset; the network is that of :func:`promptable_plan`.
     """
 
+    foreground_share = 1.0  # a patch without an object teaches next to nothing
+
     def __init__(
         self,
         plan: Plan,
@@ -77,7 +79,8 @@ class PromptableTrainer(Trainer):
         run: Run,
         device: torch.device,
     ) -> None:
-        self.document_plan, promptable = promptable_plan(plan, configuration)
+        extents = _extents(cases, len(plan.labels.classes))
+        self.document_plan, promptable = promptable_plan(plan, configuration, extents)
         super().__init__(self.document_plan, promptable, cases, validation_cases, run, device)
         self.task: LabelSet = plan.labels
         self.sigmas = point_sigmas(configuration)
@@ -125,10 +128,16 @@ class PromptableTrainer(Trainer):
         return (logits[:, 1] > logits[:, 0]).cpu().numpy()
 
 
+def _extents(cases: Sequence[PatchSource], classes: int) -> np.ndarray:
+    """(objects, 3): voxels that each class reaches along (Z, Y, X) in each case that shows it."""
+    found = [np.asarray(voxels) for case in cases for voxels in case.foreground[:classes] if len(voxels)]
+    return np.array([np.ptp(voxels, axis=0) + 1 for voxels in found]).reshape(-1, 3)
+
+
 def _mended(sample: _Sample, answer: np.ndarray, random: np.random.Generator) -> _Sample:
-    """The sample with the network's answer as its mask, and clicks in the largest parts that are wrong."""
+    """The sample with the network's answer as its mask, and clicks, if any, in the largest parts that are wrong."""
     reference = np.zeros_like(answer) if sample.target is None else sample.target
-    clicks = corrections(reference, answer & ~sample.ignored, int(random.integers(1, MOST_CLICKS + 1)))
+    clicks = corrections(reference, answer & ~sample.ignored, int(random.integers(MOST_CLICKS + 1)))
     return replace(sample, prompts=replace(with_clicks(sample.prompts, clicks), mask=answer))
 
 
