@@ -94,7 +94,7 @@ def fingerprint_dataset(
         DataError: the dataset has no cases, or no case has foreground.
     """
     if not dataset.cases:
-        raise DataError(f"{dataset.name}: the dataset has no training cases")
+        raise DataError(f"{dataset.name}: the dataset has no training cases; add images with masks")
     outcomes = parallel.map_cases(
         partial(_summarize, labels=dataset.labels, channels=dataset.channels, orientation=orientation),
         sorted(dataset.cases, key=_name),

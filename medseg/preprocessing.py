@@ -289,7 +289,11 @@ def _axis_change(geometry: Geometry, plan: Plan) -> AxisChange:
 def target_grid(
     spacing_mm: tuple[float, float, float], shape: tuple[int, int, int], configuration: Configuration
 ) -> tuple[tuple[int, int, int], int | None]:
-    """Size after resampling and the axis to treat apart; in two dimensions slices keep their distance."""
+    """Size (Z, Y, X) after resampling and the axis to treat apart, if any; in 2D slices keep their distance.
+
+    Args:
+        spacing_mm, shape: of the cropped scan, along the axes in the plan's order.
+    """
     target = configuration.spacing_mm
     if configuration.dimensions == 2:
         target = (spacing_mm[0], *target)

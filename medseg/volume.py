@@ -208,7 +208,7 @@ class Volume:
         return Volume(self.array[(slice(None), *box.slices)], self.geometry.cropped(box))
 
     def with_array(self, array: np.ndarray) -> Volume:
-        """Another image on the same grid."""
+        """Another image (C, Z, Y, X) on the same grid."""
         return replace(self, array=array)
 
 
@@ -240,15 +240,25 @@ class LabelVolume:
         return LabelVolume(self.array[box.slices], self.geometry.cropped(box), self.labels)
 
     def with_array(self, array: np.ndarray) -> LabelVolume:
-        """Another mask on the same grid with the same meaning of values."""
+        """Another mask (Z, Y, X) on the same grid with the same meaning of values."""
         return replace(self, array=array)
 
     def volume_ml(self, name: str) -> float:
-        """Volume of one named label or region in millilitres."""
+        """Volume of one named label or region in millilitres.
+
+        Raises:
+            UsageError: the mask names no such label; says which it names.
+        """
+        if name not in self.labels:
+            raise UsageError(f"no label {name!r} in this mask; its labels are {', '.join(self.labels) or 'not named'}")
         return float(np.isin(self.array, self.labels[name]).sum()) * self.geometry.voxel_volume_ml
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the mask; the ending of ``path`` chooses the format (see :func:`medseg.io.write`)."""
+        """Write the mask; the ending of ``path`` chooses the format.
+
+        Raises:
+            UsageError, StorageError: as :func:`medseg.io.write`.
+        """
         from medseg import io
 
         io.write(self, path)

@@ -111,6 +111,8 @@ def test_volume_of_a_label_and_cropping() -> None:
     mask = LabelVolume(array, Geometry.from_spacing((2, 3, 4), (5.0, 2.0, 1.0)), {"liver": 2, "all": (2, 3)})
     assert mask.volume_ml("liver") == pytest.approx(2 * 0.01)
     assert mask.volume_ml("all") == pytest.approx(3 * 0.01)
+    with pytest.raises(UsageError, match="no label 'spleen' in this mask; its labels are liver, all"):
+        mask.volume_ml("spleen")
     assert bounding_box(array > 0) == Box((0, 1, 2), (2, 3, 4))
     assert bounding_box(array > 5) is None
     cropped = mask.cropped(Box((0, 1, 2), (1, 2, 4)))

@@ -134,9 +134,9 @@ class Manifest:
         try:
             content = yaml.load(Path(path).read_text(encoding="utf-8"), _StrictLoader)
         except OSError as error:
-            raise DocumentError(f"{path}: cannot be read: {error.strerror}") from error
+            raise DocumentError(f"{path}: cannot be read: {error.strerror}; see that you may read it") from error
         except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise DocumentError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+            raise DocumentError(f"{path}: not valid YAML: {' '.join(str(error).split())}; correct it there") from error
         manifest = documents.from_json(cls, content, where=str(path))
         manifest.label_set(str(path))
         return manifest

@@ -102,7 +102,7 @@ def files_below(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
     if not path.is_dir():
-        raise FileUnreadableError(f"{path}: no such file or folder")
+        raise FileUnreadableError(f"{path}: no such file or folder; give a DICOM file, or a folder of them")
     found = []
     for folder, names, files in os.walk(path):
         names[:] = sorted(name for name in names if name not in _NOT_IN)

@@ -148,12 +148,15 @@ def _placement(planes: Sequence[Plane], shape: Sequence[int], geometry: Geometry
     exact[[0, 1], order[1:]] = np.sign(steps[[1, 2], order[1:]])
     furthest = np.abs(steps[1:] - exact).max() * max(shape)
     if sorted(order) != [0, 1, 2] or furthest > _ON_GRID_WITHIN:
-        raise GeometryError(f"its frames do not lie along the axes of the grid, or have other pixels: {geometry}")
+        raise GeometryError(
+            f"its frames do not lie along the axes of the grid, or have other pixels: {geometry};"
+            " give the scan it was drawn on"
+        )
     flips = [bool(steps[axis, order[axis]] < 0) for axis in range(3)]
     change = AxisChange((order[0], order[1], order[2]), (flips[0], flips[1], flips[2]))
     corners = geometry.changed(change).to_index(to_lps(points))
     if np.abs(corners - np.rint(corners)).max() > _ON_GRID_WITHIN:
-        raise GeometryError(f"its frames lie between the voxels of the grid: {geometry}")
+        raise GeometryError(f"its frames lie between the voxels of the grid: {geometry}; give the scan it was drawn on")
     return _Placement(geometry, change, np.rint(corners).astype(int))
 
 
@@ -194,7 +197,9 @@ def _frames(dataset: Dataset, path: Path, count: int) -> np.ndarray:
     except MemoryError:
         raise
     except Exception as error:  # decoders meet damage with errors of every type
-        raise FileUnreadableError(f"{path}: its frames cannot be decoded ({type(error).__name__})") from error
+        raise FileUnreadableError(
+            f"{path}: its frames cannot be decoded ({type(error).__name__}); export it again"
+        ) from error
     return frames.reshape(count, int(dataset.Rows), int(dataset.Columns))
 
 

@@ -110,7 +110,11 @@ def evaluate_pairs(
     workers: int | str = 0,
     progress: Progress = silent,
 ) -> Evaluation:
-    """Compare masks that are paired already; without labels, every value above 0 that a reference holds.
+    """Compare masks that are paired already, otherwise as :func:`evaluate_folders` does.
+
+    Args:
+        labels: what to compare; by default every value above 0 that a reference holds, or where all of these are empty,
+            that a prediction holds.
 
     Raises:
         UsageError: a bad tolerance, or an unknown metric.

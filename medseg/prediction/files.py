@@ -60,6 +60,7 @@ def predict_files(
         UsageError: no scans, several scans for one output file, a case without all its channels, or a DICOM object
             asked for a scan that is no DICOM.
         ModelError: a model is missing, damaged, or does not fit its plan.
+        StorageError: nothing can be written there, or no space is left.
     """
     predictor = load_predictor(models, folds, device, precision, settings)
     jobs, folder = jobs_for(inputs, output, predictor, ending, format, wanted, progress=progress)

@@ -16,7 +16,7 @@ import numpy as np
 from medseg import io
 from medseg.device import choose_device
 from medseg.errors import UsageError
-from medseg.model import Model
+from medseg.model import PREVIOUS_FOLDER, Model
 from medseg.networks.memory import freed_memory_kept
 from medseg.planning.plan import Plan
 from medseg.prediction.extras import Extras, fill, fill_surroundings
@@ -81,12 +81,17 @@ class Predictor:
 
         Raises:
             DataError: the scan cannot be read or has other channels than the model was trained with.
+            UsageError: models that turn the scan to different axes, or a cascade without the stage before.
         """
         volume, case = self._open(source)
         return self.segment(volume, case=case, previous=previous, progress=progress)
 
     def predict_probabilities(self, source: Source) -> tuple[LabelVolume, np.ndarray]:
-        """The mask of a scan and float32 probabilities (K, Z, Y, X) of each output on the scan's own grid."""
+        """The mask of a scan and float32 probabilities (K, Z, Y, X) of each output on the scan's own grid.
+
+        Raises:
+            DataError, UsageError: as :meth:`predict`.
+        """
         volume, case = self._open(source)
         likely = np.empty((self.plan.labels.output_count, *volume.geometry.shape), np.float32)
         return self.segment(volume, case=case, extras=Extras(likely)), likely
@@ -104,6 +109,9 @@ class Predictor:
 
         Args:
             case: names the scan in errors.
+
+        Raises:
+            DataError, UsageError: as :meth:`predict`.
         """
         with freed_memory_kept() if self.device.type == "cpu" else nullcontext():
             return self._segment(volume, case, previous, extras, progress)
@@ -146,7 +154,7 @@ class Predictor:
             if stage is None:
                 raise UsageError(
                     f"{case}: {member.configuration.name} needs the mask of {member.configuration.previous_stage},"
-                    " and this model does not have that stage with it"
+                    f" and this model does not have that stage with it; copy the model whole, with {PREVIOUS_FOLDER}"
                 )
             previous = stage._segment(volume, case, None, None, progress)
         return prepare_planes(volume, member.model.plan, member.configuration, previous, case=case)
