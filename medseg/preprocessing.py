@@ -16,8 +16,8 @@ import torch
 
 from medseg import resampling
 from medseg.errors import DataError
-from medseg.fingerprinting import nonzero_box, nonzero_mask
 from medseg.labels import LabelSet
+from medseg.nonzero import nonzero_box, nonzero_mask
 from medseg.normalization import normalized
 from medseg.orientation import AS_STORED, AxisChange
 from medseg.planning.plan import Configuration, Plan
@@ -289,10 +289,9 @@ def _axis_change(geometry: Geometry, plan: Plan) -> AxisChange:
 def target_grid(
     spacing_mm: tuple[float, float, float], shape: tuple[int, int, int], configuration: Configuration
 ) -> tuple[tuple[int, int, int], int | None]:
-    """Size (Z, Y, X) after resampling and the axis to treat apart, if any; in 2D slices keep their distance.
+    """Size (Z, Y, X) after resampling a grid of some spacing and shape (Z, Y, X), and the axis to treat apart, if any.
 
-    Args:
-        spacing_mm, shape: of the cropped scan, along the axes in the plan's order.
+    In two dimensions slices keep their distance.
     """
     target = configuration.spacing_mm
     if configuration.dimensions == 2:
