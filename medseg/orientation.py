@@ -15,7 +15,8 @@ CANONICAL = "RAS"
 # Beyond this angle from every anatomical orientation (62.8 at most) the nearest one is a matter of chance.
 OBLIQUE_DEGREES = 40.0
 
-_AXIS_CODES = (("L", "R"), ("P", "A"), ("I", "S"))
+AXIS_CODES = (("L", "R"), ("P", "A"), ("I", "S"))
+"""The two ends of each world axis x, y, z, the one with growing RAS+ millimetres last."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ def orientation_of(affine: npt.NDArray[np.float64]) -> str:
         affine: (4, 4) from index (z, y, x, 1) to RAS+ mm.
     """
     directions = _anatomical_directions(affine)
-    return "".join(_AXIS_CODES[directions[axis][0]][int(directions[axis][1] > 0)] for axis in (2, 1, 0))
+    return "".join(AXIS_CODES[directions[axis][0]][int(directions[axis][1] > 0)] for axis in (2, 1, 0))
 
 
 def change_to(affine: npt.NDArray[np.float64], orientation: str) -> AxisChange:
@@ -65,7 +66,7 @@ def change_to(affine: npt.NDArray[np.float64], orientation: str) -> AxisChange:
     """
     wanted = {}
     for position, letter in enumerate(orientation):
-        for world, codes in enumerate(_AXIS_CODES):
+        for world, codes in enumerate(AXIS_CODES):
             if letter in codes:
                 wanted[world] = (2 - position, letter == codes[1])
     if len(orientation) != 3 or len(wanted) != 3:

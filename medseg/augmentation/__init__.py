@@ -54,7 +54,8 @@ def apply(
     -------
     images (B, C, *patch_size), labels (B, *patch_size), types and device as given.
 
-    Raises UsageError for shapes or types that do not fit each other or the parameters.
+    Raises:
+        UsageError: shapes or types that do not fit each other or the parameters.
     """
     if labels.shape[1:] != images.shape[2:]:
         raise UsageError(

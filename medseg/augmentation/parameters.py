@@ -81,7 +81,10 @@ def draw(policy: AugmentationPolicy, batch_size: int, channels: int, generator: 
     """Parameters for one batch. ``generator`` lives on the CPU; the same state gives the same parameters.
 
     Every number is drawn whether it is used or not, so that changing one probability leaves all other draws as
-    they were. Raises UsageError for a generator of another device.
+    they were.
+
+    Raises:
+        UsageError: a generator of another device.
     """
     if generator.device.type != "cpu":
         raise UsageError(f"augmentation: expected a generator on the CPU, found one on {generator.device}")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from medseg.orientation import AS_STORED
+from medseg.orientation import AS_STORED, AXIS_CODES
 from medseg.volume import Box, Geometry, LabelVolume, Volume, bounding_box
 
 if TYPE_CHECKING:
@@ -31,7 +31,6 @@ OBLIQUE_COSINE = 0.3
 """From this part on, a direction is named in a mark."""
 WIDTH_INCHES, HEIGHT_INCHES, GAP_INCHES, DPI = 10.0, 3.6, 0.04, 100
 
-_LETTERS = (("L", "R"), ("P", "A"), ("I", "S"))
 _AIR_HU = (-4000, -900)
 _MOST_HU = 40000
 # Level and width in HU: the usual presets.
@@ -132,7 +131,7 @@ def direction(grid: Geometry, axis: int, sign: int) -> str:
     """Anatomical letters of where an array axis leads (``sign`` -1: where it comes from), strongest first."""
     cosines = sign * grid.affine[:3, axis] / np.linalg.norm(grid.affine[:3, axis])
     strongest_first = np.argsort(-np.abs(cosines), kind="stable")
-    return "".join(_LETTERS[w][int(cosines[w] > 0)] for w in strongest_first if abs(cosines[w]) >= OBLIQUE_COSINE)
+    return "".join(AXIS_CODES[w][int(cosines[w] > 0)] for w in strongest_first if abs(cosines[w]) >= OBLIQUE_COSINE)
 
 
 def surroundings(mask: np.ndarray, spacing_mm: tuple[float, float, float], margin_mm: float) -> Box:

@@ -30,7 +30,8 @@ def thick_axis(
     asked first, then the new one; the first that is anisotropic names its coarsest axis, or none if two axes are
     equally coarse. This is the rule of nnU-Net v2 (Isensee et al., Nature Methods 2021).
 
-    Raises UsageError for spacings that are not three positive numbers.
+    Raises:
+        UsageError: spacings that are not three positive numbers.
     """
     for spacing in (np.asarray(current_spacing_mm, float), np.asarray(new_spacing_mm, float)):
         if spacing.shape != (3,) or not (np.isfinite(spacing) & (spacing > 0)).all():
