@@ -42,17 +42,15 @@ def apply(
 ) -> tuple[Tensor, Tensor]:
     """A new augmented batch; the inputs stay as they are. The same parameters give the same bits on one machine.
 
-    Parameters
-    ----------
-    images : (B, C, Z, Y, X) or (B, C, Y, X), float32 or float64, on any device. At least ``patch_size`` along every
-        axis; the patch is the centre, and what lies around it fills the corners of turned and shrunken samples.
-    labels : (B, Z, Y, X) or (B, Y, X) integers on the grid of ``images``.
-    patch_size : (Z, Y, X) or (Y, X) of the result.
-    border_label : the label of voxels from outside the input; images are 0 there.
+    Args:
+        images: (B, C, Z, Y, X) or (B, C, Y, X), float32 or float64, on any device. At least ``patch_size`` along every
+            axis; the patch is the centre, and what lies around it fills the corners of turned and shrunken samples.
+        labels: (B, Z, Y, X) or (B, Y, X) integers on the grid of ``images``.
+        patch_size: (Z, Y, X) or (Y, X) of the result.
+        border_label: the label of voxels from outside the input; images are 0 there.
 
-    Returns
-    -------
-    images (B, C, *patch_size), labels (B, *patch_size), types and device as given.
+    Returns:
+        Images (B, C, *patch_size), labels (B, *patch_size), types and device as given.
 
     Raises:
         UsageError: shapes or types that do not fit each other or the parameters.
