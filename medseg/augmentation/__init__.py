@@ -67,7 +67,11 @@ def apply(
 
 
 def apply_to_images(images: Tensor, parameters: AugmentationParameters, patch_size: Sequence[int]) -> Tensor:
-    """The image half of ``apply``."""
+    """The image half of ``apply``.
+
+    Raises:
+        UsageError: as ``apply``.
+    """
     if images.dtype not in (torch.float32, torch.float64):
         raise UsageError(f"augmentation: expected float32 or float64 images, found {images.dtype}; convert them")
     if images.ndim < 2 or images.shape[1] != parameters.channels:
@@ -83,7 +87,11 @@ def apply_to_images(images: Tensor, parameters: AugmentationParameters, patch_si
 def apply_to_labels(
     labels: Tensor, parameters: AugmentationParameters, patch_size: Sequence[int], border_label: int = 0
 ) -> Tensor:
-    """The label half of ``apply``: for a second label map of the same batch, as a cascade has."""
+    """The label half of ``apply``: for a second label map of the same batch, as a cascade has.
+
+    Raises:
+        UsageError: as ``apply``.
+    """
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise UsageError(f"augmentation: expected integer labels, found {labels.dtype}")
     limits = torch.iinfo(labels.dtype)

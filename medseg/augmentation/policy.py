@@ -21,6 +21,9 @@ class Chance:
     """A transform is applied to a sample with ``probability``, its strength drawn between ``low`` and ``high``.
 
     Where each channel has a strength of its own, a channel takes part with ``per_channel``.
+
+    Raises:
+        UsageError: a probability that is none, or ``low`` above ``high``.
     """
 
     probability: float
@@ -56,6 +59,9 @@ class AugmentationPolicy:
             brightness; the channel's mean and standard deviation are kept.
         mirror_probability, mirror_axes: each of these axes of the patch is mirrored with this probability.
         mirror_swaps: (axis, ((left label, right label), ...)): labels exchanged whenever that axis is mirrored.
+
+    Raises:
+        UsageError: a range or an axis that no patch can have.
     """
 
     dimensions: int

@@ -78,6 +78,9 @@ class Manifest:
         training_count, test_count: cases of the published dataset, to notice a copy that is not whole.
         checksums: file to SHA-256.
         dicom: how DICOM files are read.
+
+    Raises:
+        DocumentError: entries that do not belong together; names the first.
     """
 
     name: str
@@ -142,7 +145,11 @@ class Manifest:
         return manifest
 
     def label_set(self, where: str) -> LabelSet:
-        """The labels as the rest of the program knows them."""
+        """The labels as the rest of the program knows them.
+
+        Raises:
+            DocumentError: they make no sense; begins with ``where``.
+        """
         try:
             return LabelSet.parse(self.labels, self.regions_class_order, self.mirror_pairs, self.codes)
         except DocumentError as error:

@@ -42,7 +42,11 @@ def resolve(sources: Sequence[Any]) -> list[Any]:
 
 @contextmanager
 def naming(path: object) -> Iterator[None]:
-    """Errors of one file become one line that begins with its path."""
+    """Errors of one file become one line that begins with its path.
+
+    Raises:
+        FileUnreadableError: in the place of errors that are not medseg's own.
+    """
     try:
         yield
     except (DataError, UsageError) as error:

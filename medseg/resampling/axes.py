@@ -45,7 +45,11 @@ def thick_axis(
 def checked_shape(
     array: np.ndarray | Tensor, dimensions: int, shape: Sequence[int], thick_axis: int | None
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The old and the new (Z, Y, X), or a UsageError that names the argument which is not what it should be."""
+    """The old and the new (Z, Y, X).
+
+    Raises:
+        UsageError: names the argument that is not what it should be.
+    """
     if not isinstance(array, np.ndarray | Tensor) or array.ndim != dimensions or 0 in array.shape:
         form = "(C, Z, Y, X)" if dimensions == 4 else "(Z, Y, X)"
         found = tuple(array.shape) if isinstance(array, np.ndarray | Tensor) else type(array).__name__
@@ -90,6 +94,7 @@ class Nearest:
 
     @staticmethod
     def between(old: int, new: int, device: torch.device) -> Nearest:
+        """From ``old`` voxels of an axis to ``new`` ones of the same extent."""
         return Nearest(torch.from_numpy(nearest_index(old, new)).to(device), old == new)
 
     def part(self, start: int, stop: int) -> tuple[slice, Nearest]:
@@ -104,6 +109,7 @@ class Nearest:
         return self.lower
 
     def apply(self, array: Tensor, axis: int) -> Tensor:
+        """``array`` at the new positions along an axis."""
         return array if self.identity else take(array, axis, self.lower)
 
 
@@ -118,6 +124,7 @@ class Linear:
 
     @staticmethod
     def between(old: int, new: int, device: torch.device, dtype: torch.dtype) -> Linear:
+        """From ``old`` voxels of an axis to ``new`` ones of the same extent."""
         where = positions(old, new)
         lower = np.floor(where)
         tables = lower, lower + 1, 1 - (where - lower), where - lower
@@ -161,6 +168,7 @@ class Cubic:
 
     @staticmethod
     def between(old: int, new: int, device: torch.device, dtype: torch.dtype) -> Cubic:
+        """From ``old`` voxels of an axis to ``new`` ones of the same extent."""
         matrix = cubic_matrix(old, new)
         blocks = []
         for start in range(0, new, BAND_ROWS):

@@ -29,6 +29,11 @@ class TrainingDivergedError(MedsegError):
 
 
 def measure(trainer: Trainer, state: RunState, losses: Sequence[torch.Tensor]) -> HistoryRow:
+    """A point of the curve: the mean of the losses since the last one, and how the network does on held-out patches.
+
+    Raises:
+        TrainingDivergedError: the loss is no number any more.
+    """
     train_loss = float(torch.stack(list(losses)).mean())
     if not math.isfinite(train_loss):
         raise TrainingDivergedError(
@@ -52,6 +57,11 @@ def measure(trainer: Trainer, state: RunState, losses: Sequence[torch.Tensor]) -
 
 
 def write_curve(path: Path, history: Sequence[HistoryRow], labels: LabelSet) -> None:
+    """Write the curve as CSV, a row a point, with the Dice of each label.
+
+    Raises:
+        StorageError: the folder cannot be written, or no space is left.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     columns = ("epoch", "iteration", "seconds", "learning_rate", "train_loss", "validation_loss", "mean_dice")
