@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from medseg import atomic
-from medseg.errors import MedsegError
+from medseg.errors import TrainingDivergedError
 from medseg.labels import LabelSet
 from medseg.training.checkpoint import HistoryRow, RunState
 from medseg.training.pace import Schedule
@@ -22,10 +22,6 @@ from medseg.training.trainer import Trainer
 PROGRESS_FILE = "progress.csv"
 
 log = logging.getLogger(__name__)
-
-
-class TrainingDivergedError(MedsegError):
-    """The loss is no number any more."""
 
 
 def measure(trainer: Trainer, state: RunState, losses: Sequence[torch.Tensor]) -> HistoryRow:
