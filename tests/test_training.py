@@ -15,11 +15,11 @@ from examples import LABELS, small_plan
 from medseg.atomic import PARTIAL_PREFIX
 from medseg.augmentation import AugmentationPolicy
 from medseg.device import deterministic_algorithms
-from medseg.errors import ModelError, StorageError
+from medseg.errors import ModelError, StorageError, TrainingDivergedError
 from medseg.labels import LabelSet
 from medseg.model import load_tensors, load_weights
 from medseg.preprocessing import locate_foreground
-from medseg.training import curve, loop, recipe
+from medseg.training import loop, recipe
 from medseg.training.sampling import InMemoryCase, draw_batch, validation_patches
 from medseg.training.starting import Length
 
@@ -163,7 +163,7 @@ def test_a_diverged_run_says_so(tmp_path):
     trainer = make_trainer()
     with torch.no_grad():
         next(trainer.network.parameters()).fill_(math.nan)
-    with pytest.raises(curve.TrainingDivergedError, match="loss is nan"):
+    with pytest.raises(TrainingDivergedError, match="loss is nan"):
         loop.train_network(trainer, tmp_path)
 
 

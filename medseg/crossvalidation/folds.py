@@ -88,6 +88,8 @@ def train(
     Raises:
         UsageError: arguments that contradict each other or a run under way.
         CasesFailedError: cases that cannot be prepared or predicted; the others are.
+        ModelError: the pretrained model or a checkpoint is damaged, or does not fit the plan.
+        StorageError: nothing can be written there, or no space is left.
     """
     opened = workspace if isinstance(workspace, Workspace) else Workspace.open(workspace)
     chosen = opened.plan.configuration(configuration)

@@ -35,13 +35,19 @@ class PatchSource(Protocol):
     """A prepared case that patches are cut from."""
 
     @property
-    def shape(self) -> tuple[int, int, int]: ...
+    def shape(self) -> tuple[int, int, int]:
+        """Size (Z, Y, X)."""
+        ...
 
     @property
-    def channels(self) -> int: ...
+    def channels(self) -> int:
+        """Number of channels."""
+        ...
 
     @property
-    def foreground(self) -> Sequence[Voxels]: ...
+    def foreground(self) -> Sequence[Voxels]:
+        """For each class some of its voxels; with an ignore label, one entry more with annotated ones of any kind."""
+        ...
 
     def copy_patch(
         self, start: Sequence[int], image: np.ndarray, labels: np.ndarray, previous: np.ndarray | None = None
