@@ -8,6 +8,7 @@ MedsegError                 anything this package refuses to do
 │   └── LabelError              label values that were not declared
 ├── DocumentError           a plan, fingerprint or manifest that does not parse
 ├── ModelError              weights that are missing, damaged, or do not fit the plan
+├── DownloadError           a file that did not come over the network
 ├── SelfCheckError          a written mask that does not read back as what was meant
 ├── StorageError            no space, or no right to write
 ├── MemoryNeedError         more memory needed than allowed
@@ -52,6 +53,10 @@ class DocumentError(MedsegError):
 
 class ModelError(MedsegError):
     """Weights that are missing, damaged, or do not fit their plan."""
+
+
+class DownloadError(MedsegError):
+    """A file that a person asked for did not come over the network, or another one came."""
 
 
 class SelfCheckError(MedsegError):

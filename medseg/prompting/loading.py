@@ -6,9 +6,10 @@ import os
 from pathlib import Path
 
 from medseg.device import choose_device
-from medseg.errors import ModelError, UsageError
+from medseg.errors import UsageError
 from medseg.model import MODEL_FILE, load_model
 from medseg.prompting.engine import Engine
+from medseg.prompting.published import located
 from medseg.prompting.sam.engine import SamEngine
 from medseg.prompting.session import Session
 from medseg.prompting.slices.windows import Window
@@ -29,7 +30,8 @@ def load(
 
     Args:
         checkpoint: the folder of a promptable network, or SAM: a file in its original form (``medsam_vit_b.pth``,
-            ``sam_vit_b_01ec64.pth``) or a Hugging Face folder (``config.json`` and ``model.safetensors``).
+            ``sam_vit_b_01ec64.pth``) or a Hugging Face folder (``config.json`` and ``model.safetensors``). Or a name of
+            :mod:`medseg.prompting.published`, which then lies in ``medseg-weights``.
         engine: ``unet``, ``medsam``, ``sam``, or ``auto``: what the checkpoint is. MedSAM's weights look like SAM's;
             ``auto`` goes by the name, which holds medsam.
         cache: folder in which SAM keeps the embeddings of slices; else they are kept in memory only.
@@ -39,15 +41,9 @@ def load(
         ModelError: the checkpoint is missing, damaged, of another architecture, or asks for code to be run.
         UsageError: an unknown engine or device, or a package is missing.
     """
-    path = Path(checkpoint)
     if engine not in ENGINES:
         raise UsageError(f"--engine {engine}: expected one of {', '.join(ENGINES)}")
-    if not path.exists():
-        raise ModelError(
-            f"{path}: no such checkpoint; put there a folder from medseg train --promptable, or MedSAM's"
-            " medsam_vit_b.pth (github.com/bowang-lab/MedSAM) or SAM's sam_vit_b_01ec64.pth"
-            " (github.com/facebookresearch/segment-anything)"
-        )
+    path = located(checkpoint)
     if engine == "auto":
         engine = "unet" if (path / MODEL_FILE).is_file() else "sam"
         if engine == "sam" and "medsam" in path.name.lower():

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def prompt(
     image: Annotated[Path, typer.Argument(help="The scan: a file, or a folder of a DICOM series.")],
     checkpoint: Annotated[
-        Path, typer.Option("--checkpoint", help="Folder of a promptable network, or weights of MedSAM or SAM.")
+        Path, typer.Option("--checkpoint", help="Promptable network's folder, weights of MedSAM or SAM, or a name.")
     ],
     output: Annotated[
         Path | None,
