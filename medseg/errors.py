@@ -12,6 +12,7 @@ MedsegError                 anything this package refuses to do
 ├── SelfCheckError          a written mask that does not read back as what was meant
 ├── StorageError            no space, or no right to write
 ├── MemoryNeedError         more memory needed than allowed
+├── TrainingDivergedError   a loss that is no number any more
 └── CasesFailedError        some cases failed while the others were done
 """
 
@@ -68,6 +69,10 @@ class StorageError(MedsegError):
 
 class MemoryNeedError(MedsegError):
     """A job needs more memory than it may take."""
+
+
+class TrainingDivergedError(MedsegError):
+    """The loss of a training is no number any more."""
 
 
 class CasesFailedError(MedsegError):
