@@ -1,8 +1,8 @@
 """Checkpoints that others have published, by name: what they are, where to get them, whether they lie here.
 
-No size and no SHA-256 below was measured here. Each stands in at least two public sources that agree and do not copy each
-other: SAM's and SAM 2.1's in the registries of micro-sam and in other projects' manifests; those of MedSAM, MedSAM2 and
-SAM 3 in the manifests of at least four projects each, MedSAM2's in a Git LFS pointer too.
+No size and no SHA-256 below was measured here. Each stands in at least two public sources that agree and do not copy
+each other: SAM's and SAM 2.1's in the registries of micro-sam and in other projects' manifests; those of MedSAM,
+MedSAM2 and SAM 3 in the manifests of at least four projects each, MedSAM2's in a Git LFS pointer too.
 """
 
 from __future__ import annotations
