@@ -25,6 +25,7 @@ from medseg.volume import Volume
 
 # Around each component of a given mask, as part of its size: MedSAM's boxes are loose by some voxels as well.
 MASK_MARGIN = 0.05
+EMBEDDING = "embedding"  # its name in the cache
 
 
 class SamEngine:
@@ -54,11 +55,11 @@ class SamEngine:
 
     @classmethod
     def open(
-        cls, path: Path, device: torch.device, style: str, cache: Path | None = None, window: Window | None = None
+        cls, path: Path, device: torch.device, style: Style, cache: Path | None = None, window: Window | None = None
     ) -> SamEngine:
         """From a checkpoint: see :func:`medseg.prompting.sam.weights.load_sam`."""
         network, digest = load_sam(path)
-        return cls(network, digest, device, "medsam" if style == "medsam" else "sam", cache, window)
+        return cls(network, digest, device, style, cache, window)
 
     @property
     def name(self) -> str:
@@ -88,9 +89,11 @@ class SamEngine:
     def segment_slice(self, axis: int, index: int, prompts: SlicePrompts) -> np.ndarray:
         """The mask (Y, X) bool of one slice across an axis."""
         picture = self._opened.slice(axis, index)
-        embedding = self._cache.get(picture, lambda: embed(self._network, pixels(picture, self._size, self._style)))
+        embedding = self._cache.get(
+            picture, lambda: {EMBEDDING: embed(self._network, pixels(picture, self._size, self._style))}
+        )
         shape = (picture.shape[0], picture.shape[1])
-        low = low_resolution_logits(self._network, embedding, prompts, shape, self._style)
+        low = low_resolution_logits(self._network, embedding[EMBEDDING], prompts, shape, self._style)
         return slice_logits(low, shape, self._size, self._style) > 0
 
     @property
