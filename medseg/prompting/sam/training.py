@@ -19,11 +19,12 @@ from medseg.dataset import Dataset
 from medseg.device import choose_device
 from medseg.errors import UsageError
 from medseg.progress import Progress, silent
+from medseg.prompting.checkpoints import SAFETENSORS_FILE
 from medseg.prompting.published import located
 from medseg.prompting.sam.network import Style
 from medseg.prompting.sam.samples import SliceCase, cut
 from medseg.prompting.sam.trainer import Learn, SamRun, SamTrainer
-from medseg.prompting.sam.weights import SAFETENSORS_FILE, load_sam
+from medseg.prompting.sam.weights import load_sam
 from medseg.report import training_plot
 from medseg.splits import Split
 from medseg.training.checkpoint import HistoryRow, RunState, load_checkpoint, save_checkpoint

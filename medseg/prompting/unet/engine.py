@@ -39,6 +39,7 @@ class UNetEngine:
     """
 
     name = "unet"
+    takes_text = False
 
     def __init__(self, model: Model, device: torch.device) -> None:
         self._plan, self._configuration = scan_plan(model.plan, model.configuration)
