@@ -51,3 +51,12 @@ def mask_values(size: int) -> np.ndarray:
     """A disc (size, size) bool."""
     y, x = np.mgrid[:size, :size] / size
     return (y - 0.45) ** 2 + (x - 0.55) ** 2 < 0.2**2
+
+
+def peer_shapes(answers: Path = PEER_ANSWERS) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a network's tensors in the original code."""
+    with np.load(answers) as stored:
+        return {
+            str(name): tuple(int(size) for size in shape if size >= 0)
+            for name, shape in zip(stored["names"], stored["shapes"], strict=True)
+        }

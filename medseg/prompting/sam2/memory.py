@@ -35,8 +35,8 @@ class Memory:
 
 
 def nearest(prompted: Iterable[int], index: int) -> list[int]:
-    """Which of the slices with prompts a slice attends to."""
-    return sorted(prompted, key=lambda other: (abs(other - index), other))[:MOST_PROMPTED]
+    """Which of the slices with prompts a slice attends to, in order."""
+    return sorted(sorted(prompted, key=lambda other: (abs(other - index), other))[:MOST_PROMPTED])
 
 
 def reach(network: Any) -> int:
