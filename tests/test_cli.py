@@ -152,6 +152,28 @@ def test_a_bad_scan_does_not_stop_the_others(capsys, trained, dataset, tmp_path)
     assert written == ["phantom_006.nii.gz", "phantom_007.nii.gz"]
 
 
+@pytest.mark.parametrize("json_too", [(), ("--json",)])
+def test_a_single_bad_scan_is_one_line(capsys, trained, dataset, tmp_path, json_too):
+    scan = tmp_path / f"{'a_long_name_' * 15}.nii.gz"
+    scan.write_bytes((dataset / "imagesTs/phantom_006.nii.gz").read_bytes()[:500])
+    code, out, err = medseg(capsys, "predict", scan, "-o", tmp_path / "masks", "-w", trained, *json_too)
+    assert code == 2
+    assert (list(json.loads(out)["failures"]) == [io.name_of(scan)]) if json_too else out == ""
+    assert err.startswith("medseg: predict: a_long_name")
+    assert "cut off; copy the file again" in err
+    assert len(err.splitlines()) == 1
+    assert not (tmp_path / "masks").exists()
+
+
+def test_a_log_line_in_a_file_is_one_line(capsys, trained, dataset, tmp_path):
+    scans = shutil.copytree(dataset / "imagesTs", tmp_path / "scans")
+    (scans / f"{'a_long_name_' * 15}.nii.gz").write_bytes(b"")
+    code, out, err = medseg(capsys, "predict", scans, "-o", tmp_path / "masks", "-w", trained, "--json", "--no-mirror")
+    assert code == 1
+    assert len(json.loads(out)["cases"]) == 2
+    assert len(err.splitlines()) == 3  # while it works, and at the end what failed and why
+
+
 def test_a_model_folder_is_all_that_prediction_needs(capsys, trained, dataset, tmp_path):
     model = shutil.copytree(trained / "models/3d_fullres", tmp_path / "model")
     scan = dataset / "imagesTs/phantom_006.nii.gz"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from medseg.cli import SOME_FAILED, parse
+from medseg.cli import parse
 from medseg.cli.display import Display
 from medseg.cli.options import (
     DEFAULT_WORKSPACE,
@@ -160,11 +160,10 @@ def predict(
                 **({"look_at": [verdict.case for verdict in ordered if verdict.reasons]} if trust else {}),
             }
         )
-        if result.failures:
-            raise typer.Exit(SOME_FAILED)
-        return
     if result.failures:
         raise CasesFailedError("predict", result.failures, len(result.failures) + len(result.masks))
+    if as_json:
+        return
     kept = f" ({len(result.kept)} of them made before)" if result.kept else ""
     typer.echo(f"{len(result.masks)} masks in {output}{kept}")
     if choice.followed is not None:
