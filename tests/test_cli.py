@@ -61,7 +61,8 @@ def test_help_shows_an_example_for_every_verb(capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["bogus"], "No such command 'bogus'"),
+        (["bogus"], "No such command 'bogus'. See: medseg --help"),
+        (["train", "--fold", "0", "--seed", "-1"], "'--seed'"),
         (["predict"], "Missing argument"),
         (["train"], "which folds?"),
         (["train", "fold"], "expected medseg train fold 0-4"),
@@ -84,6 +85,16 @@ def test_plan_is_json_alone_when_asked(capsys, dataset, tmp_path):
     assert code == 0
     assert err == ""
     assert {c["name"] for c in json.loads(out)["configurations"]} >= {"2d", "3d_fullres"}
+
+
+def test_a_case_that_cannot_be_planned_with_is_one_line(capsys, dataset, tmp_path):
+    sick = shutil.copytree(dataset, tmp_path / "sick")
+    (sick / "imagesTr/phantom_001.nii.gz").write_bytes(b"nothing")
+    code, out, err = medseg(capsys, "plan", sick, "-w", tmp_path / "w", "--json")
+    assert (code, out, len(err.splitlines())) == (2, "", 1)
+    assert "1 of 6 cases cannot be used, and nothing is planned: phantom_001: " in err
+    assert f"medseg doctor {sick}" in err
+    assert not (tmp_path / "w").exists()
 
 
 def test_plan_explains_itself(capsys, dataset, tmp_path):
@@ -140,6 +151,43 @@ def test_predictions_lie_on_the_grid_of_their_scans(capsys, trained, dataset, tm
         assert np.issubdtype(written.get_data_dtype(), np.integer)
 
 
+@pytest.mark.parametrize("output", ["", "phantom_006.nii.gz"])
+def test_a_mask_never_replaces_its_scan(capsys, trained, dataset, tmp_path, output):
+    scans = shutil.copytree(dataset / "imagesTs", tmp_path / "scans")
+    given = scans / output
+    (tmp_path / "link").symlink_to(scans)
+    code, _, err = medseg(capsys, "predict", given, "-o", tmp_path / "link" / output, "-w", trained)
+    assert code == 2
+    assert "phantom_006.nii.gz is a scan, and its mask would replace it" in err
+    for scan in scans.iterdir():
+        assert scan.read_bytes() == (dataset / "imagesTs" / scan.name).read_bytes()
+
+
+def test_an_ending_that_is_not_written_is_refused_before_anything_is_predicted(capsys, trained, dataset, tmp_path):
+    code, _, err = medseg(capsys, "predict", dataset / "nowhere", "-o", tmp_path / "a.mhd", "-w", trained)
+    assert (code, "nowhere" in err) == (2, True)
+    scan = dataset / "imagesTs/phantom_006.nii.gz"
+    code, _, err = medseg(capsys, "predict", scan, "-o", tmp_path / "a.mhd", "-w", trained)
+    assert code == 2
+    assert "a.mhd: this ending is not written" in err
+    assert "phantom_006" not in err
+
+
+def test_a_start_that_fails_leaves_nothing_to_go_on_with(capsys, trained, tmp_path):
+    workspace = shutil.copytree(trained, tmp_path / "w")
+    fold = workspace / "models/3d_fullres/fold_0"
+    train = ("train", "-w", workspace, "--fold", "0", "--iterations", "1")
+    for wrong in (("--pretrained", "nowhere"), ("--precision", "fp64"), ("--device", "gpu")):
+        code, _, err = medseg(capsys, *train, "--restart", *wrong)
+        assert (code, len(err.splitlines())) == (2, 1)
+        assert (fold / "weights.safetensors").is_file(), "thrown away although nothing better could begin"
+    other = ("train", "-w", workspace, "--fold", "0", "--iterations", "1", "-c", "2d")
+    code, _, err = medseg(capsys, *other, "--pretrained", fold.parent)
+    assert code == 2
+    assert "another topology" in err
+    assert not (workspace / "models/2d/fold_0/run.json").exists()
+
+
 def test_a_bad_scan_does_not_stop_the_others(capsys, trained, dataset, tmp_path):
     scans = tmp_path / "scans"
     shutil.copytree(dataset / "imagesTs", scans)
@@ -193,6 +241,18 @@ def test_evaluate_writes_tables_and_a_report(capsys, dataset, tmp_path):
     assert "1.0000" in out
     assert {"metrics.csv", "metrics.json"} <= {path.name for path in tmp_path.iterdir()}
     assert next(tmp_path.glob("*.html")).stat().st_size > 10_000
+
+
+def test_nothing_that_could_be_compared_is_no_table(capsys, dataset, tmp_path):
+    code, out, err = medseg(capsys, "evaluate", dataset / "labelsTs", dataset / "labelsTr")
+    assert (code, out) == (2, "")
+    assert "no prediction is named phantom_000" in err
+
+
+def test_no_dataset_is_no_finding(capsys, tmp_path):
+    code, out, err = medseg(capsys, "doctor", tmp_path / "nowhere")
+    assert (code, out) == (2, "")
+    assert "nowhere: no such file or folder" in err
 
 
 def test_doctor_finds_what_is_wrong_and_exits_with_1(capsys, dataset, tmp_path):

@@ -42,6 +42,8 @@ COLUMNS = ("case", "label", "value", *METRICS, *COUNTS, "error")
 MOST_LABELS = 2000
 # Most datasets are measured before worker processes would have started.
 _HERE_FIRST_SECONDS = 1.5
+# So many undeclared values in one mask are named one by one.
+_MOST_VALUES = 20
 
 R = TypeVar("R")
 
@@ -328,17 +330,22 @@ def _moved(compared: Mapping[str, _Compared]) -> list[str]:
 
 
 def _undeclared(compared: Mapping[str, _Compared]) -> list[str]:
-    cases = defaultdict(list)
+    cases: dict[tuple[str, tuple[int, ...]], list[str]] = defaultdict(list)
     for case, result in sorted(compared.items()):
         for side, values in result.undeclared.items():
-            for value in values:
-                cases[side, value].append(case)
+            for part in [values] if len(values) > _MOST_VALUES else [[value] for value in values]:
+                cases[side, tuple(part)].append(case)
     return [
-        f"value {value} is not among the labels and was not compared: {side} of {len(names)} case(s): "
-        + ", ".join(names[:3])
-        + (" ..." if len(names) > 3 else "")
-        for (side, value), names in sorted(cases.items())
+        f"{_listed_values(values)} not among the labels and {'was' if len(values) == 1 else 'were'} not compared:"
+        f" {side} of {len(names)} case(s): {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}"
+        for (side, values), names in sorted(cases.items())
     ]
+
+
+def _listed_values(values: Sequence[int]) -> str:
+    if len(values) == 1:
+        return f"value {values[0]} is"
+    return f"{len(values)} values from {min(values)} to {max(values)} (is this an image?) are"
 
 
 def _dataset_json(references: Path) -> Path | None:
