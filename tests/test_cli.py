@@ -16,6 +16,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from dicom_out_examples import write_series
 
 from medseg import cli, io
 from medseg.cli.side_by_side import train_side_by_side
@@ -56,6 +57,31 @@ def test_help_shows_an_example_for_every_verb(capsys):
         code, out, _ = medseg(capsys, verb, "--help")
         assert code == 0
         assert f"medseg {verb}" in re.search(r"Example: (.*)", out)[1]  # type: ignore[index]
+
+
+EXAMPLES_RUN = ("plan", "preprocess", "train", "predict", "evaluate", "compare", "best", "export", "series", "doctor")
+
+
+def test_the_examples_of_help_run_as_they_stand(capsys, trained, dataset, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(dataset, "dataset")
+    shutil.copytree(trained, "workspace")
+    shutil.copytree(dataset / "imagesTs", "scans")
+    write_series(Path("STUDIES"))
+    assert medseg(capsys, "evaluate", "dataset/labelsTr", "dataset/labelsTr", "-o", "report_a")[0] == 0
+    shutil.copytree("report_a", "report_b")
+    Path("masks").mkdir()
+    for mask in Path("dataset/labelsTr").iterdir():
+        shutil.copy(mask, "masks")
+    for verb in EXAMPLES_RUN:
+        _, text, _ = medseg(capsys, verb, "--help")
+        example = re.search(r"Example: (.*?)(?:  |\n *\n|$)", text, flags=re.DOTALL)
+        assert example is not None
+        words = shlex.split(" ".join(example[1].replace("│", " ").split()))
+        # two hours are two steps here, which the workspace has behind it
+        words = ["--iterations" if word == "--budget" else "2" if word == "2h" else word for word in words]
+        code, _, err = medseg(capsys, *words[1:])
+        assert (words[:2], code) == (["medseg", verb], 0), f"{' '.join(words)}: {err}"
 
 
 @pytest.mark.parametrize(
