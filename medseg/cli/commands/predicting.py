@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from medseg.cli import parse
+from medseg.cli import SOME_FAILED, parse
 from medseg.cli.display import Display
 from medseg.cli.options import (
     DEFAULT_WORKSPACE,
@@ -162,6 +162,9 @@ def predict(
         )
     if result.failures:
         raise CasesFailedError("predict", result.failures, len(result.failures) + len(result.masks))
+    if stop():
+        typer.echo(f"stopped with {len(result.masks)} masks; the same command goes on with what is missing", err=True)
+        raise typer.Exit(SOME_FAILED)
     if as_json:
         return
     kept = f" ({len(result.kept)} of them made before)" if result.kept else ""
@@ -170,8 +173,6 @@ def predict(
         typer.echo(f"predicted with {choice}, as {choice.followed} says")
     if trust:
         typer.echo(_trust_text(ordered))
-    if stop():
-        typer.echo("stopped; the same command goes on with the cases that are missing")
 
 
 def _trust_text(verdicts: Sequence[CaseTrust]) -> str:
