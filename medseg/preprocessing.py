@@ -17,12 +17,13 @@ import torch
 
 from medseg import resampling
 from medseg.errors import DataError, GeometryError
-from medseg.fingerprinting import nonzero_box, nonzero_mask
 from medseg.labels import LabelSet
+from medseg.nonzero import nonzero_box, nonzero_mask
 from medseg.normalization import normalized
+from medseg.orientation import AS_STORED, AxisChange
 from medseg.planning.plan import Configuration, Plan
 from medseg.resampling import CubicPlanes
-from medseg.volume import AxisChange, Box, Geometry, LabelVolume, Volume
+from medseg.volume import Box, Geometry, LabelVolume, Volume
 
 # Locations kept per class for choosing training patches: nnU-Net's numbers.
 LOCATIONS_AT_LEAST = 10_000
@@ -288,10 +289,7 @@ def _sample_voxels(mask: np.ndarray, generator: np.random.Generator) -> np.ndarr
 
 
 def _axis_change(geometry: Geometry, plan: Plan) -> AxisChange:
-    if plan.orientation == "stored":
-        oriented = AxisChange((0, 1, 2), (False, False, False))
-    else:
-        oriented = geometry.change_to(plan.orientation)
+    oriented = AS_STORED if plan.orientation == "stored" else geometry.change_to(plan.orientation)
     first, second, third = plan.axis_order
     return AxisChange(
         (oriented.order[first], oriented.order[second], oriented.order[third]),
@@ -302,7 +300,10 @@ def _axis_change(geometry: Geometry, plan: Plan) -> AxisChange:
 def target_grid(
     spacing_mm: tuple[float, float, float], shape: tuple[int, int, int], configuration: Configuration
 ) -> tuple[tuple[int, int, int], int | None]:
-    """Size after resampling and the axis to treat apart; in two dimensions slices keep their distance."""
+    """Size (Z, Y, X) after resampling a grid of some spacing and shape (Z, Y, X), and the axis to treat apart, if any.
+
+    In two dimensions slices keep their distance.
+    """
     target = configuration.spacing_mm
     if configuration.dimensions == 2:
         target = (spacing_mm[0], *target)

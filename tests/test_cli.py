@@ -226,7 +226,6 @@ def test_a_bad_scan_does_not_stop_the_others(capsys, trained, dataset, tmp_path)
     assert written == ["phantom_006.nii.gz", "phantom_007.nii.gz"]
 
 
-@pytest.mark.parametrize("json_too", [(), ("--json",)])
 def test_a_stopped_prediction_is_not_done(capsys, trained, dataset, tmp_path, monkeypatch):
     monkeypatch.setattr("medseg.cli.signals.StopOnSignal.__call__", lambda self: True)
     code, out, err = medseg(capsys, "predict", dataset / "imagesTs", "-o", tmp_path / "masks", "-w", trained)
@@ -234,6 +233,7 @@ def test_a_stopped_prediction_is_not_done(capsys, trained, dataset, tmp_path, mo
     assert "stopped with 0 masks; the same command goes on" in err
 
 
+@pytest.mark.parametrize("json_too", [(), ("--json",)])
 def test_a_single_bad_scan_is_one_line(capsys, trained, dataset, tmp_path, json_too):
     scan = tmp_path / f"{'a_long_name_' * 15}.nii.gz"
     scan.write_bytes((dataset / "imagesTs/phantom_006.nii.gz").read_bytes()[:500])

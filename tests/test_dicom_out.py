@@ -14,17 +14,19 @@ from pydicom.uid import generate_uid
 
 from medseg.dicom import mask_writing, selfcheck
 from medseg.dicom.description import Algorithm, describe
-from medseg.dicom.discovery import Series, find_series
-from medseg.dicom.headers import quiet_pydicom
+from medseg.dicom.discovery import find_series
+from medseg.dicom.files import quiet_pydicom
 from medseg.dicom.mask_writing import output_name
 from medseg.dicom.measurements import has_codes, measure, write_report
 from medseg.dicom.outlines import outlines
 from medseg.dicom.placement import place
+from medseg.dicom.series import Series
 from medseg.dicom.sources import read_sources
 from medseg.errors import DataError, DocumentError, FileUnreadableError, GeometryError, LabelError, SelfCheckError
 from medseg.labels import LabelSet
+from medseg.orientation import AxisChange
 from medseg.terms import Code, Meaning
-from medseg.volume import AxisChange, Geometry, LabelVolume
+from medseg.volume import Geometry, LabelVolume
 
 LABELS = LabelSet({"liver": (1,), "kidney_left": (7,)})
 ALGORITHM = Algorithm("Task03 3d_fullres", "0.1.0")

@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
 import tifffile
+from examples import geometries
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from test_volume import geometries
 
 from medseg import io
 from medseg.errors import (

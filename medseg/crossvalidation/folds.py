@@ -28,7 +28,7 @@ from medseg.training.cases import open_cases, stored_cases
 from medseg.training.curve import PROGRESS_FILE
 from medseg.training.loop import train_network
 from medseg.training.pretrained import load_pretrained
-from medseg.training.recipe import DEFAULT_EPOCHS, EPOCH_ITERATIONS, recipe_for_iterations
+from medseg.training.recipe import recipe_for_iterations
 from medseg.training.run import Run
 from medseg.training.sampling import PatchSource
 from medseg.training.starting import RUN_FILE, Length, run_under_way, within_budget
@@ -71,9 +71,9 @@ def train(
     """Train one fold, then predict and measure its held-out cases; what an earlier start has done is kept.
 
     Args:
-        epochs, iterations, budget_seconds: length of training, at most one of them; by default nnU-Net's 1000 epochs.
-            An epoch is 250 iterations; a budget becomes a number of iterations after a short measurement, and
-            ``"auto"`` is a budget that suits the size of the dataset.
+        epochs, iterations, budget_seconds: length of training, at most one of them; by default nnU-Net's 1000 epochs,
+            on a CPU, which these would take weeks, ``"auto"``. An epoch is 250 iterations; a budget becomes a number
+            of iterations after a short measurement, and ``"auto"`` is a budget that suits the size of the dataset.
         seed: of all that is random; by default 0.
         restart: throw away what there is of this fold.
         pretrained: model, ours or nnU-Net's, to take the first weights from.
@@ -89,6 +89,8 @@ def train(
     Raises:
         UsageError: arguments that contradict each other or a run under way.
         CasesFailedError: cases that cannot be prepared or predicted; the others are.
+        ModelError: the pretrained model or a checkpoint is damaged, or does not fit the plan.
+        StorageError: nothing can be written there, or no space is left.
     """
     opened = workspace if isinstance(workspace, Workspace) else Workspace.open(workspace)
     chosen = opened.plan.configuration(configuration)
@@ -124,19 +126,20 @@ def train(
         cases = open_cases(opened, chosen, split.train, team, where)
         held_out = stored_cases(opened, chosen, split.validation)
         if run is None and team.leads:
-            steps, batch = length.steps or DEFAULT_EPOCHS * EPOCH_ITERATIONS, chosen.batch_size * team.size
+            length = length.on(where)
+            steps = length.steps or 1  # of a budget, which decides below
             run = Run(
                 version=1,
                 configuration=chosen.name,
                 fold=fold,
                 seed=seed or 0,
                 precision=wanted_precision,
-                recipe=recipe_for_iterations(steps, batch),
+                recipe=recipe_for_iterations(steps, chosen.batch_size * team.size),
                 pretrained=None if pretrained is None else str(pretrained),
                 deterministic=deterministic,
             )
-            if budget_seconds is not None:
-                run = within_budget(run, budget_seconds, began, opened.plan, chosen, cases, where, team)
+            if length.budget_seconds is not None:
+                run = within_budget(run, length.budget_seconds, began, opened.plan, chosen, cases, where, team)
             run = replace(run, recipe=replace(run.recipe, balance_classes=balance_classes, frozen_iterations=freeze))
             documents.save(run, folder / RUN_FILE)
         team.wait()

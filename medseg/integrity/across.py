@@ -11,8 +11,8 @@ import numpy as np
 from medseg.dataset import Finding
 from medseg.integrity.records import CaseRecord
 from medseg.labels import LabelSet
+from medseg.orientation import CANONICAL
 from medseg.splits import Split
-from medseg.volume import CANONICAL
 
 SPACING_FACTOR = 8.0
 """Voxel sizes further than this from the median: another unit or a lost header rather than another scanner."""

@@ -100,6 +100,7 @@ def compare_grids(
 
 
 def of_error(error: MedsegError, file: Path, case: str | None) -> Finding:
+    """An error as a finding: what its message says to do next becomes the remedy."""
     text = str(error).removeprefix(f"{file}: ")
     problem, _, remedy = text.rpartition("; ") if "; " in text else (text, "", "")
     return Finding("error", problem, case, file, remedy)

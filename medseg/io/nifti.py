@@ -103,7 +103,7 @@ def _stored_header(path: Path) -> Nifti1Header | Nifti2Header:
     kind = Nifti2Header if block[4:7] in (b"n+2", b"ni2") else Nifti1Header
     size = kind.template_dtype.itemsize
     if len(block) < size:
-        raise FileUnreadableError(f"the header is cut short: expected {size} bytes, found {len(block)}")
+        raise FileUnreadableError(f"the header is cut short: expected {size} bytes, found {len(block)}; copy it again")
     endianness = "<" if int.from_bytes(block[:4], "little") == size else ">"
     return kind(block[:size], endianness=endianness, check=False)
 

@@ -18,6 +18,7 @@ from medseg.patches import patches_in
 from medseg.planning.plan import Configuration, Plan
 from medseg.training.recipe import (
     BUDGET_SHARE,
+    DEFAULT_EPOCHS,
     EPOCH_ITERATIONS,
     SMALLEST_BATCH,
     recipe_for_budget,
@@ -36,7 +37,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Length:
-    """How long to train: at most one of these; by default nnU-Net's 1000 epochs.
+    """How long to train: at most one of these; :meth:`on` says what none of them means.
 
     Raises:
         UsageError: more than one is given.
@@ -54,6 +55,14 @@ class Length:
     def steps(self) -> int | None:
         """Iterations, if they were asked for."""
         return self.iterations if self.epochs is None else self.epochs * EPOCH_ITERATIONS
+
+    def on(self, device: torch.device) -> Length:
+        """The length on a device. Where none was asked for it is nnU-Net's 1000 epochs, and on a CPU, which these
+        would take weeks, a budget that suits the dataset.
+        """
+        if self != Length():
+            return self
+        return Length(budget_seconds="auto") if device.type == "cpu" else Length(epochs=DEFAULT_EPOCHS)
 
 
 def run_under_way(

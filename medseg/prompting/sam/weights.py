@@ -1,15 +1,12 @@
 """SAM's and MedSAM's weights, from their original form or a Hugging Face folder, as ``transformers``' SamModel.
 
-The original form is a pickled state dict. It is opened with ``torch.load(weights_only=True)``, which builds tensors and
-plain values only; the size of the network follows from the tensors' shapes (SAM: Kirillov et al., Segment Anything,
-2023; MedSAM: Ma et al., Nature Communications 2024).
+The size of the network follows from the tensors' shapes (SAM: Kirillov et al., Segment Anything, 2023; MedSAM: Ma et
+al., Nature Communications 2024).
 """
 
 from __future__ import annotations
 
-import hashlib
 import re
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,11 +14,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from medseg import documents
-from medseg.errors import DocumentError, ModelError, UsageError
+from medseg.errors import ModelError
+from medseg.prompting.checkpoints import (
+    POINTS_ENCODING,
+    described,
+    digest_of,
+    fitted,
+    open_folder,
+    open_state_dict,
+    require_transformers,
+)
 
-CONFIG_FILE = "config.json"
-SAFETENSORS_FILE = "model.safetensors"
 _SHARED = "prompt_encoder.pe_layer.positional_encoding_gaussian_matrix"
 _WINDOW = 14  # of the image encoder's local attention, where no tensor tells it
 # Original name -> name in transformers; the first pattern that fits.
@@ -61,23 +64,8 @@ def load_sam(path: Path) -> tuple[Any, str]:
         UsageError: the package ``transformers`` is missing.
     """
     require_transformers()
-    if path.is_dir():
-        return _from_folder(path), _digest(path / SAFETENSORS_FILE)
-    return from_original(_open_original(path), str(path)), _digest(path)
-
-
-def require_transformers() -> None:
-    """Raise where SAM cannot run.
-
-    Raises:
-        UsageError: says which command installs what is missing.
-    """
-    try:
-        import transformers  # noqa: F401
-    except ImportError as error:
-        raise UsageError(
-            "SAM and MedSAM need the package transformers; install it with: pip install 'medseg[prompting]'"
-        ) from error
+    network = _from_folder(path) if path.is_dir() else from_original(open_state_dict(path), str(path))
+    return network, digest_of(path)
 
 
 def from_original(tensors: Mapping[str, Tensor], where: str) -> Any:
@@ -88,6 +76,11 @@ def from_original(tensors: Mapping[str, Tensor], where: str) -> Any:
     """
     from transformers import SamModel
 
+    if any(name.startswith("image_encoder.trunk.") for name in tensors):
+        raise ModelError(
+            f"{where}: this is SAM 2, where SAM is expected; medseg prompt takes it with --engine sam2 or medsam2,"
+            " medseg finetune-sam does not"
+        )
     if "image_encoder.patch_embed.proj.weight" not in tensors or _SHARED not in tensors:
         found = next(iter(tensors), "nothing")
         raise ModelError(
@@ -95,25 +88,14 @@ def from_original(tensors: Mapping[str, Tensor], where: str) -> Any:
             f" {found}); expected medsam_vit_b.pth or sam_vit_b/l/h in their original form"
         )
     renamed = {renamed_tensor(name): value for name, value in tensors.items() if name != _SHARED}
-    renamed["shared_image_embedding.positional_embedding"] = tensors[_SHARED]
-    renamed["prompt_encoder.shared_embedding.positional_embedding"] = tensors[_SHARED]
+    renamed |= dict.fromkeys(POINTS_ENCODING, tensors[_SHARED])
     try:
         config = _config(tensors)
     except (KeyError, IndexError, ZeroDivisionError) as error:
         raise ModelError(f"{where}: not SAM's architecture: its tensor {error} is missing or malformed") from error
     with torch.device("meta"):
         network = SamModel(config)
-    own = network.state_dict()
-    for name in (*own, *renamed):
-        if name not in renamed:
-            raise ModelError(f"{where}: not SAM's architecture: {name} is missing")
-        if name not in own:
-            raise ModelError(f"{where}: not SAM's architecture: {name} has no place in it")
-        if own[name].shape != renamed[name].shape:
-            expected, found = tuple(own[name].shape), tuple(renamed[name].shape)
-            raise ModelError(f"{where}: not SAM's architecture: {name} expected {expected}, found {found}")
-    network.load_state_dict({name: value.float() for name, value in renamed.items()}, assign=True)
-    return network.eval().requires_grad_(False)
+    return fitted(network, renamed, where, "SAM")
 
 
 def renamed_tensor(name: str) -> str:
@@ -164,58 +146,8 @@ def _config(tensors: Mapping[str, Tensor]) -> Any:
     )
 
 
-def _open_original(path: Path) -> Mapping[str, Tensor]:
-    try:
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                if archive.testzip():  # PyTorch would not notice a changed byte
-                    raise zipfile.BadZipFile("checksum")
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise ModelError(f"{path}: cannot be read ({error.strerror or error}); expected a checkpoint of SAM") from error
-    except Exception as error:  # damaged bytes may fail anywhere in the unpickler, and in any way
-        refused = re.search(r"GLOBAL (\S+)", str(error))
-        reason = "it is damaged or no PyTorch file; copy it again"
-        if refused:
-            reason = f"it asks to run {refused[1]}, which no SAM checkpoint needs; use a file from a source you trust"
-        raise ModelError(f"{path}: not read as a checkpoint of SAM: {reason}") from error
-    if isinstance(content, Mapping) and isinstance(content.get("model"), Mapping):
-        content = content["model"]  # MedSAM's training keeps the optimiser beside it
-    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise ModelError(f"{path}: not SAM's architecture: expected named tensors, found something else")
-    return content
-
-
 def _from_folder(folder: Path) -> Any:
-    from safetensors import SafetensorError
     from transformers import SamModel
 
-    if not (folder / CONFIG_FILE).is_file() or not (folder / SAFETENSORS_FILE).is_file():
-        raise ModelError(
-            f"{folder}: no {CONFIG_FILE} with {SAFETENSORS_FILE} here; expected a Hugging Face folder of SAM, or a"
-            " folder from medseg train --promptable"
-        )
-    try:
-        config = documents.read_json(folder / CONFIG_FILE)
-    except DocumentError as error:
-        raise ModelError(str(error)) from error
-    kind = config.get("model_type") if isinstance(config, dict) else None
-    if kind != "sam":
-        raise ModelError(f"{folder}: another architecture: expected model_type sam in {CONFIG_FILE}, found {kind!r}")
-    try:
-        loaded: Any = SamModel.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, output_loading_info=True
-        )
-        network, report = loaded
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-        line = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ModelError(f"{folder}: not read as SAM ({line}); copy it again") from error
-    missing = sorted(set(report["missing_keys"]) - {"prompt_encoder.shared_embedding.positional_embedding"})
-    if missing:
-        raise ModelError(f"{folder}: not SAM's architecture: {missing[0]} is missing")
-    return network.eval().requires_grad_(False)
-
-
-def _digest(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    config, tensors = open_folder(folder, ("sam",), "SAM")
+    return fitted(described(SamModel, config, folder, "SAM"), tensors, str(folder), "SAM")

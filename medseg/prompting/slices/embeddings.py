@@ -1,4 +1,4 @@
-"""Embeddings of slices: computed when first needed, a few kept in memory, all of them on disk where a folder is given.
+"""Embeddings of slices: computed when first needed, some kept in memory, all of them on disk where a folder is given.
 
 A file's name is a digest of the weights, the style and the slice's pixels, so a folder serves any number of scans and
 models, and the same slice is never computed twice.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +17,13 @@ import torch
 from medseg.errors import ModelError
 from medseg.model import load_tensors, save_tensors
 
-KEPT_IN_MEMORY = 64
-_NAME = "embedding"
+Embedding = Mapping[str, torch.Tensor]
+# 256 slices of SAM, or 64 of SAM 2.
+KEPT_BYTES = 1 << 30
 
 
 class EmbeddingCache:
-    """Embeddings by their slices' content.
+    """Embeddings, each of one or several named tensors, by their slices' content.
 
     Args:
         weights: digest of the network's weights, and whatever else the embedding depends on.
@@ -32,10 +33,10 @@ class EmbeddingCache:
     def __init__(self, weights: str, folder: Path | None) -> None:
         self._weights = weights
         self._folder = folder
-        self._recent: OrderedDict[str, torch.Tensor] = OrderedDict()
+        self._recent: OrderedDict[str, Embedding] = OrderedDict()
 
-    def get(self, picture: np.ndarray, compute: Callable[[], torch.Tensor]) -> torch.Tensor:
-        """The embedding of a picture, computed if it is not known. A damaged file is written anew.
+    def get(self, picture: np.ndarray, compute: Callable[[], Embedding]) -> Embedding:
+        """The embedding of a picture on the CPU, computed if it is not known. A damaged file is written anew.
 
         Raises:
             StorageError: the folder cannot be written, or no space is left.
@@ -44,12 +45,12 @@ class EmbeddingCache:
         if key not in self._recent:
             found = self._read(key)
             if found is None:
-                found = compute().cpu()
+                found = {name: value.cpu() for name, value in compute().items()}
                 if self._folder is not None:
-                    save_tensors(self._folder / f"{key}.safetensors", {_NAME: found}, {})
+                    save_tensors(self._folder / f"{key}.safetensors", found, {})
             self._recent[key] = found
         self._recent.move_to_end(key)
-        while len(self._recent) > KEPT_IN_MEMORY:
+        while len(self._recent) > 1 and sum(map(_bytes_of, self._recent.values())) > KEPT_BYTES:
             self._recent.popitem(last=False)
         return self._recent[key]
 
@@ -59,11 +60,15 @@ class EmbeddingCache:
         digest.update(np.ascontiguousarray(picture).tobytes())
         return digest.hexdigest()
 
-    def _read(self, key: str) -> torch.Tensor | None:
+    def _read(self, key: str) -> Embedding | None:
         path = None if self._folder is None else self._folder / f"{key}.safetensors"
         if path is None or not path.is_file():
             return None
         try:
-            return load_tensors(path)[0].get(_NAME)
+            return load_tensors(path)[0]
         except ModelError:
             return None
+
+
+def _bytes_of(embedding: Embedding) -> int:
+    return sum(value.nbytes for value in embedding.values())

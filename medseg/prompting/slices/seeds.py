@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from medseg.errors import UsageError
-from medseg.prompting.grid import line_points
-from medseg.prompting.prompts import Box, Point, Prompt, Scribble
+from medseg.prompting.grid import line_points, tight_box
+from medseg.prompting.prompts import Box, MaskPrompt, Point, Prompt, Scribble
 from medseg.prompting.slices.prompts import SliceBox, SlicePrompts
 from medseg.prompting.slices.propagation import between, recist_box
 
@@ -16,7 +16,11 @@ LINE_STEP_VOXELS = 8.0
 
 
 def slice_axis(prompts: Sequence[Prompt], spacing_mm: Sequence[float]) -> int:
-    """The axis across which slices are taken: that of flat boxes and lines, else the coarsest, the first of equals."""
+    """The axis across which slices are taken: that of flat boxes, lines and masks, else the coarsest (first of equals).
+
+    Raises:
+        UsageError: they are flat across different axes.
+    """
     candidates = {0, 1, 2}
     for prompt in prompts:
         if isinstance(prompt, Box) and prompt.flat_axes:
@@ -24,21 +28,27 @@ def slice_axis(prompts: Sequence[Prompt], spacing_mm: Sequence[float]) -> int:
         if isinstance(prompt, Scribble):
             flat = np.flatnonzero(np.ptp(np.round(prompt.points), axis=0) == 0)
             candidates &= set(flat.tolist()) or candidates
+        if isinstance(prompt, MaskPrompt):
+            start, stop = tight_box(prompt.array)
+            candidates &= {axis for axis in range(3) if stop[axis] - start[axis] == 1} or candidates
     if not candidates:
-        raise UsageError("the boxes and lines of an object lie on slices across different axes; draw them on one kind")
+        raise UsageError(
+            "the boxes, lines and masks of an object lie on slices across different axes; draw them on one kind"
+        )
     return max(sorted(candidates), key=lambda axis: spacing_mm[axis])
 
 
 def seeds_of(
-    prompts: Sequence[Prompt], axis: int, shape: Sequence[int]
+    prompts: Sequence[Prompt], axis: int, shape: Sequence[int], *, interpolate: bool = True
 ) -> tuple[dict[int, SlicePrompts], tuple[int, int] | None]:
     """What is shown on which slice across an axis, and the slices that may hold the object where a box says so.
 
-    Boxes on several slices are interpolated; a box through several slices begins on its middle one; a line alone
-    becomes the box of a lesion with that diameter.
+    A box through several slices begins on its middle one; a line alone becomes the box of a lesion with that diameter.
+    Boxes stand in front, then points, as they were given.
 
     Args:
         shape: (slices, Y, X).
+        interpolate: whether slices between those with boxes have boxes too.
     """
     flat: dict[int, SliceBox] = {}
     limits: tuple[int, int] | None = None
@@ -67,12 +77,14 @@ def seeds_of(
                     continue
                 for at in line_points(prompt.points, LINE_STEP_VOXELS):
                     points.setdefault(round(at[axis]), []).append((*_others(at, axis), prompt.positive))
-    boxes = between({**lines, **flat}) if flat or lines else {}
+    boxes = {**lines, **flat}
+    if interpolate and boxes:
+        boxes = between(boxes)
     if limits is not None:
         limits = min(limits[0], *boxes), max(limits[1], max(boxes) + 1)
     seeds = {
         index: SlicePrompts(boxes.get(index), tuple(points.get(index, ())))
-        for index in sorted({*boxes, *points})
+        for index in dict.fromkeys((*boxes, *points))
         if 0 <= index < shape[0]
     }
     return seeds, limits
