@@ -50,7 +50,7 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         DocumentError: the file is missing or is no JSON.
     """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return json.loads(Path(path).read_text(encoding="utf-8-sig"))  # some editors of Windows leave a mark in front
     except FileNotFoundError:
         raise DocumentError(f"{path}: no such file; give another path, or make it anew") from None
     except OSError as error:

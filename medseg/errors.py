@@ -86,6 +86,9 @@ class CasesFailedError(MedsegError):
         self.failures = dict(failures)
         self.total = total
         listed = [f"\n  {case}: {reason}" for case, reason in self.failures.items()]
+        if total == 1 and listed:
+            super().__init__(f"{what}: {listed[0].strip()}")
+            return
         more = f"\n  and {len(listed) - _LISTED} more" if len(listed) > _LISTED else ""
         super().__init__(f"{what}: {len(listed)} of {total} cases failed{''.join(listed[:_LISTED])}{more}")
 

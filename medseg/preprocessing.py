@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from math import prod
 from typing import Literal
 
 import numpy as np
 import torch
 
 from medseg import resampling
-from medseg.errors import DataError
+from medseg.errors import DataError, GeometryError
 from medseg.labels import LabelSet
 from medseg.nonzero import nonzero_box, nonzero_mask
 from medseg.normalization import normalized
@@ -27,6 +28,9 @@ from medseg.volume import Box, Geometry, LabelVolume, Volume
 # Locations kept per class for choosing training patches: nnU-Net's numbers.
 LOCATIONS_AT_LEAST = 10_000
 LOCATIONS_SHARE = 0.01
+# A scan that resampling would make a thousand times as large, and huge, has its spacing in another unit.
+_MOST_VOXELS = 2**31
+_MOST_GROWTH = 1000
 
 
 @dataclass(frozen=True)
@@ -141,7 +145,7 @@ def prepare_planes(
 
     Raises:
         DataError: wrong number of channels, or voxels that are NaN or infinite.
-        GeometryError: scan and previous mask lie on different grids.
+        GeometryError: scan and previous mask lie on different grids, or a spacing that no scan has.
     """
     if volume.channels != len(plan.channels):
         raise DataError(
@@ -152,6 +156,13 @@ def prepare_planes(
     oriented = volume.changed(change)
     crop = nonzero_box(oriented.array)
     shape, thick_axis = target_grid(oriented.geometry.spacing_mm, crop.shape, configuration)
+    voxels = prod(shape)
+    if voxels > max(_MOST_VOXELS, _MOST_GROWTH * prod(crop.shape)):
+        raise GeometryError(
+            f"{case}: at the model's spacing this scan would have {'x'.join(map(str, shape))} voxels (now"
+            f" {'x'.join(map(str, crop.shape))}); its spacing of {oriented.geometry.spacing_mm} mm must be wrong,"
+            " write it in mm"
+        )
     trace = Trace(
         version=1,
         source_shape=volume.geometry.shape,

@@ -216,6 +216,21 @@ def test_highdicom_reads_the_segmentation_as_the_same_volume(series, tmp_path):
     assert (numbers.array > 0).sum() == (mask.array > 0).sum()
 
 
+@pytest.mark.parametrize("thickness", [None, "absent"])
+def test_a_series_that_does_not_say_how_thick_its_slices_are(series, tmp_path, thickness):
+    for path in series:
+        image = pydicom.dcmread(path)
+        if thickness is None:
+            image.SliceThickness = None
+        else:
+            del image.SliceThickness
+        image.save_as(path)
+    mask = example_mask(series_of(series).geometry)
+    path = write_masks(mask, LABELS, series, tmp_path / "m.dcm", format="seg", algorithm=ALGORITHM)
+    measures = pydicom.dcmread(path).SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
+    assert float(measures.SliceThickness) == pytest.approx(3.0)
+
+
 def test_frames_refer_to_the_images_that_they_cover(series, tmp_path):
     mask = example_mask(grid_of(series))
     flipped = mask.changed(AxisChange((2, 0, 1), (True, True, False)))

@@ -16,8 +16,9 @@ import torch
 from medseg import atomic, documents
 from medseg.crossvalidation.held_out import validate_fold
 from medseg.device import choose_device, choose_precision, describe, deterministic_algorithms
-from medseg.errors import UsageError
+from medseg.errors import MedsegError, UsageError
 from medseg.evaluation import Evaluation
+from medseg.interop.opening import open_model
 from medseg.model import MODEL_FILE, PREVIOUS_FOLDER, WEIGHTS_FILE, ModelDocument, fold_folder
 from medseg.networks.memory import freed_memory_kept
 from medseg.planning.plan import Configuration
@@ -96,13 +97,24 @@ def train(
     length = Length(epochs, iterations, budget_seconds)
     if freeze and pretrained is None:
         raise UsageError("--freeze keeps a pretrained encoder as it is; say which with --pretrained MODEL")
+    if seed is not None and seed < 0:
+        raise UsageError(f"--seed {seed}: expected 0 or more")
+    where = choose_device(team.device_name(device))
+    wanted_precision = choose_precision(precision, where)
+    if pretrained is not None:
+        open_model(Path(pretrained))  # what cannot be used is refused before anything is thrown away or begun
     split = opened.split(fold)
     folder = fold_folder(opened.model_folder(chosen.name), fold)
     if restart and team.leads:
         shutil.rmtree(folder, ignore_errors=True)
     team.wait()
     run = run_under_way(
-        folder, length, seed=seed, balance_classes=balance_classes or None, deterministic=deterministic or None
+        folder,
+        length,
+        seed=seed,
+        balance_classes=balance_classes or None,
+        deterministic=deterministic or None,
+        pretrained=None if pretrained is None else str(pretrained),
     )
     trained = run is not None and (folder / WEIGHTS_FILE).is_file()
     team.wait()  # nothing is written before all have looked
@@ -111,7 +123,6 @@ def train(
         if team.leads:
             preprocess(opened, chosen, cases=[*split.train, *split.validation], workers=workers, progress=progress)
         team.wait()
-        where = choose_device(team.device_name(device))
         cases = open_cases(opened, chosen, split.train, team, where)
         held_out = stored_cases(opened, chosen, split.validation)
         if run is None and team.leads:
@@ -122,7 +133,7 @@ def train(
                 configuration=chosen.name,
                 fold=fold,
                 seed=seed or 0,
-                precision=choose_precision(precision, where),
+                precision=wanted_precision,
                 recipe=recipe_for_iterations(steps, chosen.batch_size * team.size),
                 pretrained=None if pretrained is None else str(pretrained),
                 deterministic=deterministic,
@@ -175,7 +186,12 @@ def _train_fold(
         team=team,
     )
     if run.pretrained is not None:
-        load_pretrained(trainer.network, workspace.plan, Path(run.pretrained))
+        try:
+            load_pretrained(trainer.network, workspace.plan, Path(run.pretrained))
+        except MedsegError:
+            if team.leads:
+                (folder / RUN_FILE).unlink()  # else the next start would go on with the same weights
+            raise
     if team.leads:
         documents.save(ModelDocument(1, workspace.plan, configuration.name), folder.parent / MODEL_FILE)
     if team.leads and configuration.previous_stage is not None:

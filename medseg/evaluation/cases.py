@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,9 @@ from medseg.evaluation.pairing import Pair
 from medseg.metrics import compare
 from medseg.metrics.masks import label_boxes
 from medseg.volume import EQUAL_WITHIN_VOXELS
+
+# So many undeclared values in one mask are named one by one.
+_MOST_VALUES = 20
 
 
 @dataclass(frozen=True)
@@ -99,15 +102,20 @@ def moved(compared: Mapping[str, Compared]) -> list[str]:
 
 
 def undeclared(compared: Mapping[str, Compared]) -> list[str]:
-    """Warns of values in masks that are not among the labels."""
-    cases = defaultdict(list)
+    """Warns of values in masks that are not among the labels; of an image in place of a mask in one line."""
+    cases: dict[tuple[str, tuple[int, ...]], list[str]] = defaultdict(list)
     for case, result in sorted(compared.items()):
         for side, values in result.undeclared.items():
-            for value in values:
-                cases[side, value].append(case)
+            for part in [values] if len(values) > _MOST_VALUES else [[value] for value in values]:
+                cases[side, tuple(part)].append(case)
     return [
-        f"value {value} is not among the labels and was not compared: {side} of {len(names)} case(s): "
-        + ", ".join(names[:3])
-        + (" ..." if len(names) > 3 else "")
-        for (side, value), names in sorted(cases.items())
+        f"{_listed(values)} not among the labels and {'was' if len(values) == 1 else 'were'} not compared: {side} of"
+        f" {len(names)} case(s): {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}"
+        for (side, values), names in sorted(cases.items())
     ]
+
+
+def _listed(values: Sequence[int]) -> str:
+    if len(values) == 1:
+        return f"value {values[0]} is"
+    return f"{len(values)} values from {min(values)} to {max(values)} (is this an image?) are"

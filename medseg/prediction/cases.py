@@ -99,7 +99,8 @@ def predict_cases(
             raise
         except (MedsegError, MemoryError, RuntimeError) as error:
             failures[job.case] = _in_words(error).removeprefix(f"{job.case}: ")
-            log.warning("%s: %s", job.case, failures[job.case])
+            if len(jobs) > 1:
+                log.warning("%s: %s", job.case, failures[job.case])
         else:
             masks[job.case] = job.output
             if note is not None:

@@ -115,8 +115,8 @@ def jobs_for(
     """The scans in the inputs as jobs, and the folder of the masks unless a file is asked for.
 
     Raises:
-        UsageError: no scans, several scans for one output file, a case without all its channels, or a DICOM object
-            asked for a scan that is no DICOM.
+        UsageError: no scans, several scans for one output file or one that is a scan itself, a case without all its
+            channels, or a DICOM object asked for a scan that is no DICOM.
     """
     scans = find_scans([Path(path) for path in inputs], predictor.plan.channels, wanted, progress=progress)
     target = Path(output)
@@ -124,15 +124,27 @@ def jobs_for(
     if named and not target.is_dir():
         if len(scans) != 1:
             raise UsageError(f"-o {target}: {len(scans)} scans need a folder, found the name of a file")
-        if format is not None:
+        if format is None:
+            io.require_writable(target)
+        else:
             dicom_masks.source_series(scans[0].images[0], scans[0].case)
-        return [Job(scans[0].case, scans[0].images, target, format=format)], None
+        return _sparing_scans([Job(scans[0].case, scans[0].images, target, format=format)]), None
     if format is not None:
         paths = [dicom_masks.mask_path(target, scan.images[0], scan.case, format) for scan in scans]
         table = target / dicom_masks.MEASUREMENTS_FILE
         return [
             Job(scan.case, scan.images, path, None, format, table) for scan, path in zip(scans, paths, strict=True)
         ], target
-    return [
+    jobs = [
         Job(scan.case, scan.images, target / f"{scan.case}{ending or io.mask_ending(scan.images[0])}") for scan in scans
-    ], target
+    ]
+    return _sparing_scans(jobs), target
+
+
+def _sparing_scans(jobs: list[Job]) -> list[Job]:
+    """The jobs, if none would write its mask over a scan."""
+    scans = {Path(image).resolve() for job in jobs for image in job.images if isinstance(image, str | os.PathLike)}
+    for job in jobs:
+        if job.output.resolve() in scans:
+            raise UsageError(f"-o: {job.output} is a scan, and its mask would replace it; give another folder or name")
+    return jobs

@@ -66,12 +66,18 @@ class Length:
 
 
 def run_under_way(
-    folder: Path, length: Length, *, seed: int | None, balance_classes: bool | None, deterministic: bool | None = None
+    folder: Path,
+    length: Length,
+    *,
+    seed: int | None,
+    balance_classes: bool | None,
+    deterministic: bool | None = None,
+    pretrained: str | None = None,
 ) -> Run | None:
     """The run that was begun in a folder, if any; what is None was not asked for.
 
     Raises:
-        UsageError: it was begun with another length, seed or sampling.
+        UsageError: it was begun with another length, seed, sampling or first weights.
     """
     path = folder / RUN_FILE
     if not path.is_file():
@@ -86,6 +92,7 @@ def run_under_way(
         ("seed", seed, run.seed),
         ("balance_classes", balance_classes, run.recipe.balance_classes),
         ("deterministic", deterministic, run.deterministic),
+        ("pretrained", pretrained, run.pretrained),
     )
     for name, asked, begun in asked_and_begun:
         if asked is not None and asked != begun and not (asked == "auto" and begun):

@@ -149,19 +149,19 @@ def predict(
         )
     if as_json:
         print_json(_result_document(result, choice, trust))
-        if result.failures:
-            raise typer.Exit(SOME_FAILED)
-        return
     if result.failures:
         raise CasesFailedError("predict", result.failures, len(result.failures) + len(result.masks))
+    if stop():
+        typer.echo(f"stopped with {len(result.masks)} masks; the same command goes on with what is missing", err=True)
+        raise typer.Exit(SOME_FAILED)
+    if as_json:
+        return
     kept = f" ({len(result.kept)} of them made before)" if result.kept else ""
     typer.echo(f"{len(result.masks)} masks in {output}{kept}")
     if choice.followed is not None:
         typer.echo(f"predicted with {choice}, as {choice.followed} says")
     if trust:
         typer.echo(_trust_text(_by_trust(result)))
-    if stop():
-        typer.echo("stopped; the same command goes on with the cases that are missing")
 
 
 def _by_trust(result: Predictions) -> list[CaseTrust]:

@@ -44,7 +44,7 @@ def train(
     device: Annotated[
         str, typer.Option(help="auto, cpu, cuda, cuda:N or mps; several (cuda:0,cuda:1) train several folds at once.")
     ] = "auto",
-    seed: Annotated[int | None, typer.Option(help="Of all that is random. [default: 0]")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of all that is random. [default: 0]")] = None,
     precision: PrecisionOption = "auto",
     restart: Annotated[bool, typer.Option("--restart", help="Begin anew instead of going on.")] = False,
     pretrained: Annotated[
