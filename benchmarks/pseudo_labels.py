@@ -1,7 +1,7 @@
 """What pseudo-labels are worth: a few labels, the same with boxes for the other scans, and all labels.
 
-    python -m benchmarks.pseudo_labels DATASET -w FOLDER [--splits FILE] [--share 0.2] [--iterations 400] [--batch 2]
-                                       [--sure 0.8] [--accept-above 0.85] [--device cpu]
+    python -m benchmarks.pseudo_labels DATASET -w FOLDER [--splits FILE] [--share 0.2] [--promptable 2000]
+                                       [--iterations 1000] [--batch 2] [--sure 0.8] [--accept-above 0.8] [--device cpu]
 
 Of fold 0's training cases a share, drawn with seed 0, keeps its labels. A promptable network learns from these and
 proposes masks for the others from one box an object: that of its reference, each face moved by up to 2 voxels. Objects
@@ -21,7 +21,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 
 from medseg import crossvalidation, io
 from medseg.dataset import CaseRef, Dataset
@@ -109,14 +108,13 @@ def main() -> None:
     parser.add_argument("-w", "--folder", type=Path, required=True)
     parser.add_argument("--splits", type=Path)
     parser.add_argument("--share", type=float, default=0.2)
-    parser.add_argument("--iterations", type=int, default=400)
+    parser.add_argument("--promptable", type=int, default=2000, help="iterations of the promptable network")
+    parser.add_argument("--iterations", type=int, default=1000, help="iterations of each of the three networks")
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--sure", type=float, default=SURE)
     parser.add_argument("--accept-above", type=float, default=0.85)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args()
-    torch.set_num_threads(given.threads)
     dataset = Dataset.open(given.dataset)
     folds = load_splits(given.splits) if given.splits else make_splits(case.name for case in dataset.cases)
     fold, folder = folds[0], given.folder
@@ -129,7 +127,7 @@ def main() -> None:
 
     workspace = planned(labelled, Split(few, fold.validation), folder / "few", given.batch)
     promptable = workspace.model_folder(workspace.plan.configuration().name + SUFFIX)
-    train_promptable(workspace, fold=0, iterations=given.iterations, device=given.device)
+    train_promptable(workspace, fold=0, iterations=given.promptable, device=given.device)
     write_boxes(hidden, dataset, folder / "boxes.csv")
     began = time.monotonic()
     done = propose(

@@ -50,11 +50,11 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         DocumentError: the file is missing or is no JSON.
     """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return json.loads(Path(path).read_text(encoding="utf-8-sig"))  # some editors of Windows leave a mark in front
     except FileNotFoundError:
-        raise DocumentError(f"{path}: no such file") from None
+        raise DocumentError(f"{path}: no such file; give another path, or make it anew") from None
     except OSError as error:
-        raise DocumentError(f"{path}: cannot be read: {error.strerror}") from error
+        raise DocumentError(f"{path}: cannot be read: {error.strerror}; see that you may read it") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise DocumentError(f"{path}: not valid JSON ({error}); restore it or make it anew") from error
 

@@ -8,9 +8,11 @@ MedsegError                 anything this package refuses to do
 │   └── LabelError              label values that were not declared
 ├── DocumentError           a plan, fingerprint or manifest that does not parse
 ├── ModelError              weights that are missing, damaged, or do not fit the plan
+├── DownloadError           a file that did not come over the network
 ├── SelfCheckError          a written mask that does not read back as what was meant
 ├── StorageError            no space, or no right to write
 ├── MemoryNeedError         more memory needed than allowed
+├── TrainingDivergedError   a loss that is no number any more
 └── CasesFailedError        some cases failed while the others were done
 """
 
@@ -53,6 +55,10 @@ class ModelError(MedsegError):
     """Weights that are missing, damaged, or do not fit their plan."""
 
 
+class DownloadError(MedsegError):
+    """A file that a person asked for did not come over the network, or another one came."""
+
+
 class SelfCheckError(MedsegError):
     """A written mask did not read back as the mask that was meant, and was not released."""
 
@@ -63,6 +69,10 @@ class StorageError(MedsegError):
 
 class MemoryNeedError(MedsegError):
     """A job needs more memory than it may take."""
+
+
+class TrainingDivergedError(MedsegError):
+    """The loss of a training is no number any more."""
 
 
 class CasesFailedError(MedsegError):
@@ -76,6 +86,9 @@ class CasesFailedError(MedsegError):
         self.failures = dict(failures)
         self.total = total
         listed = [f"\n  {case}: {reason}" for case, reason in self.failures.items()]
+        if total == 1 and listed:
+            super().__init__(f"{what}: {listed[0].strip()}")
+            return
         more = f"\n  and {len(listed) - _LISTED} more" if len(listed) > _LISTED else ""
         super().__init__(f"{what}: {len(listed)} of {total} cases failed{''.join(listed[:_LISTED])}{more}")
 

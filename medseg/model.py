@@ -109,7 +109,10 @@ class Model:
             network = networks.build(
                 self.configuration.network, input_channels(self.plan, self.configuration), self.plan.labels.output_count
             )
-            load_weights(network, tensors, where=f"fold {fold} of {self.configuration.name}")
+            try:
+                load_weights(network, tensors, where=f"fold {fold} of {self.configuration.name}")
+            except ModelError as error:
+                raise ModelError(f"{error}; take plan and weights from one model") from error
             built.append(network.eval())
         return tuple(built)
 

@@ -9,23 +9,28 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from math import prod
 from typing import Literal
 
 import numpy as np
 import torch
 
 from medseg import resampling
-from medseg.errors import DataError
-from medseg.fingerprinting import nonzero_box, nonzero_mask
+from medseg.errors import DataError, GeometryError
 from medseg.labels import LabelSet
+from medseg.nonzero import nonzero_box, nonzero_mask
 from medseg.normalization import normalized
+from medseg.orientation import AS_STORED, AxisChange
 from medseg.planning.plan import Configuration, Plan
 from medseg.resampling import CubicPlanes
-from medseg.volume import AxisChange, Box, Geometry, LabelVolume, Volume
+from medseg.volume import Box, Geometry, LabelVolume, Volume
 
 # Locations kept per class for choosing training patches: nnU-Net's numbers.
 LOCATIONS_AT_LEAST = 10_000
 LOCATIONS_SHARE = 0.01
+# A scan that resampling would make a thousand times as large, and huge, has its spacing in another unit.
+_MOST_VOXELS = 2**31
+_MOST_GROWTH = 1000
 
 
 @dataclass(frozen=True)
@@ -140,7 +145,7 @@ def prepare_planes(
 
     Raises:
         DataError: wrong number of channels, or voxels that are NaN or infinite.
-        GeometryError: scan and previous mask lie on different grids.
+        GeometryError: scan and previous mask lie on different grids, or a spacing that no scan has.
     """
     if volume.channels != len(plan.channels):
         raise DataError(
@@ -151,6 +156,13 @@ def prepare_planes(
     oriented = volume.changed(change)
     crop = nonzero_box(oriented.array)
     shape, thick_axis = target_grid(oriented.geometry.spacing_mm, crop.shape, configuration)
+    voxels = prod(shape)
+    if voxels > max(_MOST_VOXELS, _MOST_GROWTH * prod(crop.shape)):
+        raise GeometryError(
+            f"{case}: at the model's spacing this scan would have {'x'.join(map(str, shape))} voxels (now"
+            f" {'x'.join(map(str, crop.shape))}); its spacing of {oriented.geometry.spacing_mm} mm must be wrong,"
+            " write it in mm"
+        )
     trace = Trace(
         version=1,
         source_shape=volume.geometry.shape,
@@ -277,10 +289,7 @@ def _sample_voxels(mask: np.ndarray, generator: np.random.Generator) -> np.ndarr
 
 
 def _axis_change(geometry: Geometry, plan: Plan) -> AxisChange:
-    if plan.orientation == "stored":
-        oriented = AxisChange((0, 1, 2), (False, False, False))
-    else:
-        oriented = geometry.change_to(plan.orientation)
+    oriented = AS_STORED if plan.orientation == "stored" else geometry.change_to(plan.orientation)
     first, second, third = plan.axis_order
     return AxisChange(
         (oriented.order[first], oriented.order[second], oriented.order[third]),
@@ -291,7 +300,10 @@ def _axis_change(geometry: Geometry, plan: Plan) -> AxisChange:
 def target_grid(
     spacing_mm: tuple[float, float, float], shape: tuple[int, int, int], configuration: Configuration
 ) -> tuple[tuple[int, int, int], int | None]:
-    """Size after resampling and the axis to treat apart; in two dimensions slices keep their distance."""
+    """Size (Z, Y, X) after resampling a grid of some spacing and shape (Z, Y, X), and the axis to treat apart, if any.
+
+    In two dimensions slices keep their distance.
+    """
     target = configuration.spacing_mm
     if configuration.dimensions == 2:
         target = (spacing_mm[0], *target)

@@ -56,7 +56,7 @@ def find_scans(
             series += dicom.files_below(path) if is_dicom else []
             files += [] if is_dicom else images
         elif not path.exists():
-            raise FileUnreadableError(f"{path}: no such file or folder")
+            raise FileUnreadableError(f"{path}: no such file or folder; give a scan, or a folder of scans")
         elif formats.is_dicom(path):
             series.append(path)
         else:
@@ -97,7 +97,9 @@ def _scans_in_files(files: Sequence[Path], channels: int) -> tuple[Scan, ...]:
         missing = [channel for channel in range(channels) if channel not in found]
         if missing and not (set(found) == {0} and formats.is_picture(found[0])):
             names = ", ".join(f"{case}_{channel:04d}" for channel in missing)
-            raise UsageError(f"{case}: expected {channels} channels, missing {names} beside {found[min(found)]}")
+            raise UsageError(
+                f"{case}: expected {channels} channels, missing {names} beside {found[min(found)]}; add them"
+            )
     return tuple(Scan(case, tuple(found[channel] for channel in sorted(found))) for case, found in grouped.items())
 
 

@@ -8,24 +8,20 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from medseg.errors import GeometryError, UsageError
+from medseg.orientation import AxisChange, change_to, orientation_of
 
 # Two grids count as equal when no voxel centre of one lies further than this part of a voxel from its partner.
 # Headers store single precision; rotating through quaternions moves the far corner of a big scan by about 1e-3 voxels.
 EQUAL_WITHIN_VOXELS = 0.02
 # Columns of an affine at less than 90 degrees: a scanner's oblique grid is orthogonal, a sheared one is an error.
 ORTHOGONAL_WITHIN = 0.02
-CANONICAL = "RAS"
-# Beyond this angle from every anatomical orientation (62.8 at most) the nearest one is a matter of chance.
-OBLIQUE_DEGREES = 40.0
-
-_AXIS_CODES = (("L", "R"), ("P", "A"), ("I", "S"))
 
 
 @dataclass(frozen=True)
@@ -46,29 +42,6 @@ class Box:
         """The box as an index into a (Z, Y, X) array."""
         z, y, x = (slice(a, b) for a, b in zip(self.start, self.stop, strict=True))
         return z, y, x
-
-
-@dataclass(frozen=True)
-class AxisChange:
-    """Axes of an array exchanged and reversed: new axis i is old axis ``order[i]``, reversed where ``flips[i]``."""
-
-    order: tuple[int, int, int]
-    flips: tuple[bool, bool, bool]
-
-    def apply(self, array: np.ndarray) -> np.ndarray:
-        """The changed view of a (..., Z, Y, X) array."""
-        lead = array.ndim - 3
-        moved = array.transpose(*range(lead), *(lead + axis for axis in self.order))
-        reverse = [slice(None)] * lead + [slice(None, None, -1 if flip else None) for flip in self.flips]
-        return moved[tuple(reverse)]
-
-    def inverse(self) -> AxisChange:
-        """The change that undoes this one."""
-        order = [0, 0, 0]
-        flips = [False, False, False]
-        for new, old in enumerate(self.order):
-            order[old], flips[old] = new, self.flips[new]
-        return AxisChange((order[0], order[1], order[2]), (flips[0], flips[1], flips[2]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,32 +101,7 @@ class Geometry:
     @property
     def orientation(self) -> str:
         """Nearest anatomical directions of the axes in file order (x, y, z), such as ``"RAS"`` or ``"LPS"``."""
-        directions = self._anatomical_directions()
-        return "".join(_AXIS_CODES[directions[axis][0]][int(directions[axis][1] > 0)] for axis in (2, 1, 0))
-
-    def _anatomical_directions(self) -> tuple[tuple[int, int], ...]:
-        """For each array axis the world axis (0 R, 1 A, 2 S) it follows, each used once, and its sign.
-
-        The nearest of those that do not turn the patient into a mirror image. Where even the nearest is more than
-        ``OBLIQUE_DEGREES`` away (the short axis of a heart, say), the header names no orientation clearly; then the
-        stored axes count as x, y, z, so that scans acquired alike are shown alike.
-        """
-        cosines = self.affine[:3, :3] / np.linalg.norm(self.affine[:3, :3], axis=0)
-        handedness = np.sign(np.linalg.det(cosines))
-
-        def nearest(orders: Iterable[tuple[int, ...]]) -> tuple[float, tuple[tuple[int, int], ...]]:
-            candidates = []
-            for order, signs in itertools.product(orders, itertools.product((1, -1), repeat=3)):
-                matrix = np.zeros((3, 3))
-                matrix[order, range(3)] = signs
-                if np.linalg.det(matrix) * handedness > 0:
-                    candidates.append((float((matrix * cosines).sum()), tuple(zip(order, signs, strict=True))))
-            return max(candidates, key=lambda candidate: candidate[0])
-
-        trace, directions = nearest(itertools.permutations((2, 1, 0)))
-        if trace < 1 + 2 * np.cos(np.deg2rad(OBLIQUE_DEGREES)):
-            _, directions = nearest([(2, 1, 0)])
-        return directions
+        return orientation_of(self.affine)
 
     def change_to(self, orientation: str) -> AxisChange:
         """The exchange and reversal of axes that brings this grid nearest to an orientation such as ``"RAS"``.
@@ -161,19 +109,7 @@ class Geometry:
         Raises:
             UsageError: the orientation does not name each of R/L, A/P and S/I once.
         """
-        wanted = {}
-        for position, letter in enumerate(orientation):
-            for world, codes in enumerate(_AXIS_CODES):
-                if letter in codes:
-                    wanted[world] = (2 - position, letter == codes[1])
-        if len(orientation) != 3 or len(wanted) != 3:
-            raise UsageError(f"an orientation names R/L, A/P and S/I once each, such as RAS; found {orientation!r}")
-        order, flips = [0, 0, 0], [False, False, False]
-        for axis, (world, sign) in enumerate(self._anatomical_directions()):
-            new, positive = wanted[world]
-            order[new] = axis
-            flips[new] = (sign > 0) != positive
-        return AxisChange((order[0], order[1], order[2]), (flips[0], flips[1], flips[2]))
+        return change_to(self.affine, orientation)
 
     def changed(self, change: AxisChange) -> Geometry:
         """The grid of an array whose axes were exchanged and reversed."""
@@ -272,7 +208,7 @@ class Volume:
         return Volume(self.array[(slice(None), *box.slices)], self.geometry.cropped(box))
 
     def with_array(self, array: np.ndarray) -> Volume:
-        """Another image on the same grid."""
+        """Another image (C, Z, Y, X) on the same grid."""
         return replace(self, array=array)
 
 
@@ -304,15 +240,25 @@ class LabelVolume:
         return LabelVolume(self.array[box.slices], self.geometry.cropped(box), self.labels)
 
     def with_array(self, array: np.ndarray) -> LabelVolume:
-        """Another mask on the same grid with the same meaning of values."""
+        """Another mask (Z, Y, X) on the same grid with the same meaning of values."""
         return replace(self, array=array)
 
     def volume_ml(self, name: str) -> float:
-        """Volume of one named label or region in millilitres."""
+        """Volume of one named label or region in millilitres.
+
+        Raises:
+            UsageError: the mask names no such label; says which it names.
+        """
+        if name not in self.labels:
+            raise UsageError(f"no label {name!r} in this mask; its labels are {', '.join(self.labels) or 'not named'}")
         return float(np.isin(self.array, self.labels[name]).sum()) * self.geometry.voxel_volume_ml
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the mask; the ending of ``path`` chooses the format (see :func:`medseg.io.write`)."""
+        """Write the mask; the ending of ``path`` chooses the format.
+
+        Raises:
+            UsageError, StorageError: as :func:`medseg.io.write`.
+        """
         from medseg import io
 
         io.write(self, path)

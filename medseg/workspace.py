@@ -68,17 +68,29 @@ class Workspace:
 
     @cached_property
     def dataset(self) -> Dataset:
-        """The dataset that was planned."""
+        """The dataset that was planned.
+
+        Raises:
+            DocumentError: its document is missing or damaged.
+        """
         return Dataset.load(self.dataset_path)
 
     @cached_property
     def plan(self) -> Plan:
-        """The plan, as it stands in the folder now."""
+        """The plan, as it stands in the folder now.
+
+        Raises:
+            DocumentError: it is missing or damaged.
+        """
         return Plan.load(self.plan_path)
 
     @cached_property
     def splits(self) -> tuple[Split, ...]:
-        """Training and validation cases of each fold."""
+        """Training and validation cases of each fold.
+
+        Raises:
+            DocumentError: they are missing or damaged, or do not fit the dataset.
+        """
         loaded = splits.load_splits(self.splits_path)
         groups = {case.name: case.group for case in self.dataset.cases if case.group is not None}
         splits.check_splits(loaded, [case.name for case in self.dataset.cases], groups)
@@ -119,12 +131,15 @@ def plan_workspace(
     The fingerprint of a dataset that has not changed is taken from the workspace.
 
     Args:
+        memory_gb: memory of the GPU to plan for; by default the preset's.
         like: plan and configuration of a model that is to be fine-tuned, instead of a preset.
         splits_file: folds to use instead of five random ones (nnU-Net's ``splits_final.json`` form).
 
     Raises:
         CasesFailedError: some cases cannot be read; nothing is written.
-        UsageError: the workspace holds another dataset, or the splits do not fit the dataset.
+        UsageError: the workspace holds another dataset, or there are too few patients to make splits of.
+        DocumentError: the file of splits cannot be read or does not fit the dataset.
+        StorageError: the workspace cannot be written, or no space is left.
     """
     workspace = Workspace(Path(root))
     groups = {case.name: case.group for case in dataset.cases if case.group is not None}

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Sequence
 
 import numpy as np
+from hypothesis import strategies as st
 
 from medseg import patches
 from medseg.architecture import NetworkSpec
@@ -15,6 +16,9 @@ from medseg.planning.plan import Configuration, Normalization, Plan
 from medseg.volume import Geometry
 
 LABELS = LabelSet({"left": (1,), "right": (2,)})
+ORIENTATIONS = [
+    "".join(letters) for order in itertools.permutations(("LR", "PA", "IS")) for letters in itertools.product(*order)
+]
 
 
 def small_configuration(
@@ -87,3 +91,22 @@ def every_tile(shape: Sequence[int], patch_size: Sequence[int], step: float) -> 
     """Starts of all tiles that cover a shape, the first axis slowest."""
     axes = [patches.tile_starts(size, patch, step) for size, patch in zip(shape, patch_size, strict=True)]
     return list(itertools.product(*axes))
+
+
+@st.composite
+def geometries(draw: st.DrawFn) -> Geometry:
+    """Any grid: anisotropic, oblique (up to 0.5 rad about each axis), in any orientation."""
+    shape = draw(st.tuples(*[st.integers(1, 6)] * 3))
+    spacing = draw(st.tuples(*[st.floats(0.3, 7.0)] * 3))
+    turn = draw(st.tuples(*[st.floats(-0.5, 0.5)] * 3))
+    origin = draw(st.tuples(*[st.floats(-300, 300)] * 3))
+    affine = Geometry.from_spacing(shape, spacing).affine.copy()
+    for axis, angle in enumerate(turn):
+        a, b = [other for other in range(3) if other != axis]
+        rotation = np.eye(3)
+        rotation[[a, b], [a, b]] = np.cos(angle)
+        rotation[a, b], rotation[b, a] = -np.sin(angle), np.sin(angle)
+        affine[:3, :3] = rotation @ affine[:3, :3]
+    affine[:3, 3] = origin
+    grid = Geometry(shape, affine)
+    return grid.changed(grid.change_to(draw(st.sampled_from(ORIENTATIONS))))

@@ -16,6 +16,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from dicom_out_examples import write_series
 
 from medseg import cli, io
 from medseg.cli.side_by_side import train_side_by_side
@@ -58,10 +59,36 @@ def test_help_shows_an_example_for_every_verb(capsys):
         assert f"medseg {verb}" in re.search(r"Example: (.*)", out)[1]  # type: ignore[index]
 
 
+EXAMPLES_RUN = ("plan", "preprocess", "train", "predict", "evaluate", "compare", "best", "export", "series", "doctor")
+
+
+def test_the_examples_of_help_run_as_they_stand(capsys, trained, dataset, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(dataset, "dataset")
+    shutil.copytree(trained, "workspace")
+    shutil.copytree(dataset / "imagesTs", "scans")
+    write_series(Path("STUDIES"))
+    assert medseg(capsys, "evaluate", "dataset/labelsTr", "dataset/labelsTr", "-o", "report_a")[0] == 0
+    shutil.copytree("report_a", "report_b")
+    Path("masks").mkdir()
+    for mask in Path("dataset/labelsTr").iterdir():
+        shutil.copy(mask, "masks")
+    for verb in EXAMPLES_RUN:
+        _, text, _ = medseg(capsys, verb, "--help")
+        example = re.search(r"Example: (.*?)(?:  |\n *\n|$)", text, flags=re.DOTALL)
+        assert example is not None
+        words = shlex.split(" ".join(example[1].replace("│", " ").split()))
+        # two hours are two steps here, which the workspace has behind it
+        words = ["--iterations" if word == "--budget" else "2" if word == "2h" else word for word in words]
+        code, _, err = medseg(capsys, *words[1:])
+        assert (words[:2], code) == (["medseg", verb], 0), f"{' '.join(words)}: {err}"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["bogus"], "No such command 'bogus'"),
+        (["bogus"], "No such command 'bogus'. See: medseg --help"),
+        (["train", "--fold", "0", "--seed", "-1"], "'--seed'"),
         (["predict"], "Missing argument"),
         (["train"], "which folds?"),
         (["train", "fold"], "expected medseg train fold 0-4"),
@@ -84,6 +111,16 @@ def test_plan_is_json_alone_when_asked(capsys, dataset, tmp_path):
     assert code == 0
     assert err == ""
     assert {c["name"] for c in json.loads(out)["configurations"]} >= {"2d", "3d_fullres"}
+
+
+def test_a_case_that_cannot_be_planned_with_is_one_line(capsys, dataset, tmp_path):
+    sick = shutil.copytree(dataset, tmp_path / "sick")
+    (sick / "imagesTr/phantom_001.nii.gz").write_bytes(b"nothing")
+    code, out, err = medseg(capsys, "plan", sick, "-w", tmp_path / "w", "--json")
+    assert (code, out, len(err.splitlines())) == (2, "", 1)
+    assert "1 of 6 cases cannot be used, and nothing is planned: phantom_001: " in err
+    assert f"medseg doctor {sick}" in err
+    assert not (tmp_path / "w").exists()
 
 
 def test_plan_explains_itself(capsys, dataset, tmp_path):
@@ -140,6 +177,43 @@ def test_predictions_lie_on_the_grid_of_their_scans(capsys, trained, dataset, tm
         assert np.issubdtype(written.get_data_dtype(), np.integer)
 
 
+@pytest.mark.parametrize("output", ["", "phantom_006.nii.gz"])
+def test_a_mask_never_replaces_its_scan(capsys, trained, dataset, tmp_path, output):
+    scans = shutil.copytree(dataset / "imagesTs", tmp_path / "scans")
+    given = scans / output
+    (tmp_path / "link").symlink_to(scans)
+    code, _, err = medseg(capsys, "predict", given, "-o", tmp_path / "link" / output, "-w", trained)
+    assert code == 2
+    assert "phantom_006.nii.gz is a scan, and its mask would replace it" in err
+    for scan in scans.iterdir():
+        assert scan.read_bytes() == (dataset / "imagesTs" / scan.name).read_bytes()
+
+
+def test_an_ending_that_is_not_written_is_refused_before_anything_is_predicted(capsys, trained, dataset, tmp_path):
+    code, _, err = medseg(capsys, "predict", dataset / "nowhere", "-o", tmp_path / "a.mhd", "-w", trained)
+    assert (code, "nowhere" in err) == (2, True)
+    scan = dataset / "imagesTs/phantom_006.nii.gz"
+    code, _, err = medseg(capsys, "predict", scan, "-o", tmp_path / "a.mhd", "-w", trained)
+    assert code == 2
+    assert "a.mhd: this ending is not written" in err
+    assert "phantom_006" not in err
+
+
+def test_a_start_that_fails_leaves_nothing_to_go_on_with(capsys, trained, tmp_path):
+    workspace = shutil.copytree(trained, tmp_path / "w")
+    fold = workspace / "models/3d_fullres/fold_0"
+    train = ("train", "-w", workspace, "--fold", "0", "--iterations", "1")
+    for wrong in (("--pretrained", "nowhere"), ("--precision", "fp64"), ("--device", "gpu")):
+        code, _, err = medseg(capsys, *train, "--restart", *wrong)
+        assert (code, len(err.splitlines())) == (2, 1)
+        assert (fold / "weights.safetensors").is_file(), "thrown away although nothing better could begin"
+    other = ("train", "-w", workspace, "--fold", "0", "--iterations", "1", "-c", "2d")
+    code, _, err = medseg(capsys, *other, "--pretrained", fold.parent)
+    assert code == 2
+    assert "another topology" in err
+    assert not (workspace / "models/2d/fold_0/run.json").exists()
+
+
 def test_a_bad_scan_does_not_stop_the_others(capsys, trained, dataset, tmp_path):
     scans = tmp_path / "scans"
     shutil.copytree(dataset / "imagesTs", scans)
@@ -150,6 +224,35 @@ def test_a_bad_scan_does_not_stop_the_others(capsys, trained, dataset, tmp_path)
     assert "bad" in err
     written = sorted(path.name for path in (tmp_path / "masks").glob("*.nii.gz"))
     assert written == ["phantom_006.nii.gz", "phantom_007.nii.gz"]
+
+
+def test_a_stopped_prediction_is_not_done(capsys, trained, dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr("medseg.cli.signals.StopOnSignal.__call__", lambda self: True)
+    code, out, err = medseg(capsys, "predict", dataset / "imagesTs", "-o", tmp_path / "masks", "-w", trained)
+    assert (code, out) == (1, "")
+    assert "stopped with 0 masks; the same command goes on" in err
+
+
+@pytest.mark.parametrize("json_too", [(), ("--json",)])
+def test_a_single_bad_scan_is_one_line(capsys, trained, dataset, tmp_path, json_too):
+    scan = tmp_path / f"{'a_long_name_' * 15}.nii.gz"
+    scan.write_bytes((dataset / "imagesTs/phantom_006.nii.gz").read_bytes()[:500])
+    code, out, err = medseg(capsys, "predict", scan, "-o", tmp_path / "masks", "-w", trained, *json_too)
+    assert code == 2
+    assert (list(json.loads(out)["failures"]) == [io.name_of(scan)]) if json_too else out == ""
+    assert err.startswith("medseg: predict: a_long_name")
+    assert "cut off; copy the file again" in err
+    assert len(err.splitlines()) == 1
+    assert not (tmp_path / "masks").exists()
+
+
+def test_a_log_line_in_a_file_is_one_line(capsys, trained, dataset, tmp_path):
+    scans = shutil.copytree(dataset / "imagesTs", tmp_path / "scans")
+    (scans / f"{'a_long_name_' * 15}.nii.gz").write_bytes(b"")
+    code, out, err = medseg(capsys, "predict", scans, "-o", tmp_path / "masks", "-w", trained, "--json", "--no-mirror")
+    assert code == 1
+    assert len(json.loads(out)["cases"]) == 2
+    assert len(err.splitlines()) == 3  # while it works, and at the end what failed and why
 
 
 def test_a_model_folder_is_all_that_prediction_needs(capsys, trained, dataset, tmp_path):
@@ -171,6 +274,18 @@ def test_evaluate_writes_tables_and_a_report(capsys, dataset, tmp_path):
     assert "1.0000" in out
     assert {"metrics.csv", "metrics.json"} <= {path.name for path in tmp_path.iterdir()}
     assert next(tmp_path.glob("*.html")).stat().st_size > 10_000
+
+
+def test_nothing_that_could_be_compared_is_no_table(capsys, dataset, tmp_path):
+    code, out, err = medseg(capsys, "evaluate", dataset / "labelsTs", dataset / "labelsTr")
+    assert (code, out) == (2, "")
+    assert "no prediction is named phantom_000" in err
+
+
+def test_no_dataset_is_no_finding(capsys, tmp_path):
+    code, out, err = medseg(capsys, "doctor", tmp_path / "nowhere")
+    assert (code, out) == (2, "")
+    assert "nowhere: no such file or folder" in err
 
 
 def test_doctor_finds_what_is_wrong_and_exits_with_1(capsys, dataset, tmp_path):

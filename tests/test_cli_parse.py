@@ -50,3 +50,11 @@ def test_a_budget_is_a_time_or_auto():
     assert parse.budget(" Auto ") == "auto"
     with pytest.raises(UsageError, match="or auto"):
         parse.budget("soon")
+
+
+def test_workers_are_a_number_or_an_address():
+    assert parse.workers("4") == 4
+    assert parse.workers("tcp://host:8786") == "tcp://host:8786"
+    for text in ("-1", "four", ""):
+        with pytest.raises(UsageError, match="--workers"):
+            parse.workers(text)

@@ -14,17 +14,19 @@ from pydicom.uid import generate_uid
 
 from medseg.dicom import mask_writing, selfcheck
 from medseg.dicom.description import Algorithm, describe
-from medseg.dicom.discovery import Series, find_series
-from medseg.dicom.headers import quiet_pydicom
+from medseg.dicom.discovery import find_series
+from medseg.dicom.files import quiet_pydicom
 from medseg.dicom.mask_writing import output_name
 from medseg.dicom.measurements import has_codes, measure, write_report
 from medseg.dicom.outlines import outlines
 from medseg.dicom.placement import place
+from medseg.dicom.series import Series
 from medseg.dicom.sources import read_sources
 from medseg.errors import DataError, DocumentError, FileUnreadableError, GeometryError, LabelError, SelfCheckError
 from medseg.labels import LabelSet
+from medseg.orientation import AxisChange
 from medseg.terms import Code, Meaning
-from medseg.volume import AxisChange, Geometry, LabelVolume
+from medseg.volume import Geometry, LabelVolume
 
 LABELS = LabelSet({"liver": (1,), "kidney_left": (7,)})
 ALGORITHM = Algorithm("Task03 3d_fullres", "0.1.0")
@@ -212,6 +214,21 @@ def test_highdicom_reads_the_segmentation_as_the_same_volume(series, tmp_path):
     window = tuple(slice(a, a + b) for a, b in zip(offset, numbers.array.shape, strict=True))
     assert (np.array([0, 1, 7])[numbers.array] == expected.array[window]).all()
     assert (numbers.array > 0).sum() == (mask.array > 0).sum()
+
+
+@pytest.mark.parametrize("thickness", [None, "absent"])
+def test_a_series_that_does_not_say_how_thick_its_slices_are(series, tmp_path, thickness):
+    for path in series:
+        image = pydicom.dcmread(path)
+        if thickness is None:
+            image.SliceThickness = None
+        else:
+            del image.SliceThickness
+        image.save_as(path)
+    mask = example_mask(series_of(series).geometry)
+    path = write_masks(mask, LABELS, series, tmp_path / "m.dcm", format="seg", algorithm=ALGORITHM)
+    measures = pydicom.dcmread(path).SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
+    assert float(measures.SliceThickness) == pytest.approx(3.0)
 
 
 def test_frames_refer_to_the_images_that_they_cover(series, tmp_path):

@@ -158,3 +158,8 @@ def test_errors_name_the_file(tmp_path: Path) -> None:
 def test_a_field_that_cannot_stand_in_a_document_is_a_mistake_of_the_program() -> None:
     with pytest.raises(TypeError, match="cannot stand in a document"):
         documents.from_json(Path, "x")
+
+
+def test_a_mark_of_unicode_in_front_is_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_bytes(b'\xef\xbb\xbf{"a": 1}')
+    assert documents.read_json(tmp_path / "a.json") == {"a": 1}

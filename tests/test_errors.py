@@ -16,6 +16,10 @@ def test_failed_cases_are_listed_up_to_ten():
     assert len(lines) == 12
 
 
+def test_the_only_case_is_one_line():
+    assert str(CasesFailedError("predict", {"a": "is empty"}, 1)) == "predict: a: is empty"
+
+
 def test_failed_cases_survive_pickling():
     error = pickle.loads(pickle.dumps(CasesFailedError("preparing", {"a": "is empty"}, 2)))
     assert (error.failures, error.total, str(error).splitlines()[0]) == (

@@ -191,6 +191,15 @@ def test_both_empty_and_labels_that_are_nowhere(tmp_path: Path) -> None:
     assert table["tn"].item() == 40
 
 
+def test_an_image_in_place_of_a_mask_is_one_warning(tmp_path: Path) -> None:
+    save(bar(), tmp_path / "r" / "a.nii.gz")
+    save(np.arange(45, dtype=np.int16).reshape(3, 3, 5), tmp_path / "p" / "a.nii.gz")
+    save(np.zeros((3, 3, 5), np.uint8) + np.uint8(5), tmp_path / "r" / "a.nii.gz")
+    result = evaluate_folders(tmp_path / "p", tmp_path / "r", labels={"five": 5})
+    (warning,) = result.warnings
+    assert warning.startswith("43 values from 1 to 44 (is this an image?) are not among the labels")
+
+
 def test_labels_found_are_those_of_references_and_others_are_named(tmp_path: Path) -> None:
     save(bar((5, 0, 4)), tmp_path / "r" / "a.nii.gz")
     save(bar((5, 0, 4), (7, 6, 8)), tmp_path / "p" / "a.nii.gz")

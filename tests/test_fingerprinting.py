@@ -10,17 +10,12 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as arrays
-from scipy import ndimage
 
 from medseg import documents, fingerprinting
 from medseg.dataset import CaseRef, Dataset
 from medseg.errors import CasesFailedError, DataError
-from medseg.fingerprinting import Fingerprint, fingerprint_dataset, nonzero_box, nonzero_mask
+from medseg.fingerprinting import Fingerprint, fingerprint_dataset
 from medseg.labels import LabelSet
-from medseg.volume import Box, bounding_box
 
 LABELS = LabelSet({"organ": (1,), "tumour": (5,)}, ignore=9)
 SPACING_MM = (3.0, 2.0, 1.0)
@@ -175,33 +170,6 @@ def test_many_voxels_lose_at_most_a_twenty_thousandth_of_the_rank():
 def test_far_from_zero_the_deviation_stays_exact():
     values = (np.random.default_rng(0).normal(0, 1, 1000) + 16_000).astype(np.float32)
     assert fingerprinting._describe(values).variance == pytest.approx(values.var(dtype=np.float64), rel=1e-9)
-
-
-@given(
-    arrays.arrays(bool, st.tuples(st.integers(1, 2), *(st.integers(1, 7) for _ in range(3))), elements=st.booleans())
-)
-@settings(max_examples=50, deadline=None)
-def test_nonzero_mask_is_that_of_scipy(array: np.ndarray):
-    expected = ndimage.binary_fill_holes(array.any(axis=0))
-    assert np.array_equal(nonzero_mask(array), expected)
-    assert nonzero_box(array) == (bounding_box(expected) or Box((0, 0, 0), expected.shape))
-
-
-def test_hole_is_filled_and_a_dent_is_not():
-    image = np.zeros((1, 7, 7, 7), np.float32)
-    image[0, 1:6, 1:6, 1:6] = -3.5
-    image[0, 3, 3, 3] = image[0, 1:3, 2, 2] = 0
-    mask = nonzero_mask(image)
-    assert mask[3, 3, 3]
-    assert not mask[1:3, 2, 2].any()
-    assert mask.sum() == 5**3 - 2
-
-
-def test_one_slice_has_no_holes():
-    ring = np.zeros((1, 1, 5, 5))
-    ring[0, 0, 1:4, 1:4] = 1
-    ring[0, 0, 2, 2] = 0
-    assert nonzero_mask(ring).sum() == 8
 
 
 def test_neither_torch_nor_scipy_is_imported():

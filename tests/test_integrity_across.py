@@ -190,6 +190,13 @@ def test_a_class_that_few_masks_show(tmp_path: Path) -> None:
     assert examine(with_masks(tmp_path / "two", {f"c{number}": both for number in range(12)})) == ()
 
 
+def test_masks_that_show_nothing_at_all() -> None:
+    labels = LabelSet({"liver": (1,), "vessel": (2,)})
+    (finding,) = balance_problems([ClassBalance(name, {}, 5) for name in labels.names], labels, ())
+    assert (finding.severity, finding.remedy) == ("error", "check the masks and the declared labels")
+    assert finding.problem.startswith("none of 5 masks holds any of the classes")
+
+
 @pytest.mark.parametrize(("shown", "rare"), [(5, True), (6, False)])
 def test_a_tenth_of_many_masks_is_enough(shown: int, rare: bool) -> None:
     labels = LabelSet({"organ": (1,)})

@@ -205,7 +205,7 @@ def test_what_is_no_zip_with_a_model_is_refused_in_one_line(exported, tmp_path):
         assert "\n" not in str(caught.value)
     with zipfile.ZipFile(bad, "w") as archive:
         archive.writestr("D/a/plans.json", b"{}")
-    with pytest.raises(ModelError, match="holds no model of nnU-Net"):
+    with pytest.raises(ModelError, match="holds no model; expected"):
         open_archive(bad, tmp_path / "out")
     with pytest.raises(ModelError, match="No such file"):
         open_archive(tmp_path / "none.zip", tmp_path / "out")

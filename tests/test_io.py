@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
 import tifffile
+from examples import geometries
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from test_volume import geometries
 
 from medseg import io
 from medseg.errors import (
@@ -314,6 +314,38 @@ def test_a_mask_like_a_nifti_2_in_micrometres(tmp_path: Path) -> None:
     io.write(LabelVolume(COUNT, geometry), tmp_path / "mask.nii.gz", like=tmp_path / "scan.nii")
     assert np.array_equal(nib.load(tmp_path / "mask.nii.gz").affine, scan.affine)
     assert io.read(tmp_path / "mask.nii.gz").geometry == geometry
+
+
+@pytest.mark.parametrize("ending", SPATIAL)
+def test_a_mask_of_a_flat_scan_is_flat(tmp_path: Path, ending: str) -> None:
+    scan, mask = tmp_path / f"scan{ending}", tmp_path / f"mask{ending}"
+    image = sitk.GetImageFromArray(np.arange(12, dtype=np.int16).reshape(3, 4))
+    image.SetSpacing((0.5, 0.7))
+    image.SetDirection((0, 1, -1, 0))
+    sitk.WriteImage(image, str(scan))
+    volume = io.read(scan)
+    io.write(LabelVolume(np.ones((1, 3, 4), np.uint8), volume.geometry), mask, like=scan)
+    written, source = sitk.ReadImage(str(mask)), sitk.ReadImage(str(scan))
+    for what in ("GetSize", "GetSpacing", "GetDirection", "GetOrigin"):
+        assert getattr(written, what)() == getattr(source, what)(), what
+    assert io.read_labels(mask).geometry == volume.geometry
+
+
+def test_signs_of_voxel_sizes_are_copied_too(tmp_path: Path) -> None:
+    """Readers disagree about them, so each must find the same in scan and mask."""
+    scan = save_nifti(tmp_path / "scan.nii", COUNT.T, np.diag([1, 2, 3, 1]), pixdim=[1, -1, -2, -3, 0, 0, 0, 0])
+    io.write(LabelVolume(COUNT, io.read(scan).geometry), tmp_path / "mask.nii", like=scan)
+    one, other = (sitk.ReadImage(str(path)) for path in (scan, tmp_path / "mask.nii"))
+    assert (one.GetDirection(), one.GetSpacing()) == (other.GetDirection(), other.GetSpacing())
+
+
+def test_a_mask_like_a_metaimage_of_negative_spacing(tmp_path: Path) -> None:
+    scan = tmp_path / "scan.mha"
+    io.write(Volume(COUNT[None], GRID), scan)
+    scan.write_bytes(scan.read_bytes().replace(b"ElementSpacing = 1 2 5", b"ElementSpacing = -1 2 5"))
+    geometry = io.read(scan).geometry
+    io.write(LabelVolume(COUNT, geometry), tmp_path / "mask.mha", like=scan)
+    assert io.read_labels(tmp_path / "mask.mha").geometry.distance_voxels(geometry) < 1e-6
 
 
 def test_a_mask_that_does_not_lie_on_the_grid_of_its_scan(tmp_path: Path) -> None:
@@ -683,6 +715,7 @@ def test_damaged_bits_are_noticed(tmp_path: Path, ending: str) -> None:
         ({"dim": [3, 4, 3, 0, 1, 1, 1, 1]}, "positive"),
         ({"dim": [3, 4, -3, 2, 1, 1, 1, 1]}, "positive"),
         ({"dim": [5, 4, 3, 1, 1, 2, 1, 1]}, "5 axes"),
+        ({"vox_offset": np.nan}, "makes no sense"),
         ({"dim": [3, 32767, 32767, 32767, 1, 1, 1, 1]}, "cut short|too large"),
         ({"datatype": 4096}, "makes no sense"),
         ({"datatype": 128, "bitpix": 24}, "expected integers or real numbers"),
@@ -740,6 +773,18 @@ def test_metaimages_that_are_refused(tmp_path: Path, name: str, capfd: pytest.Ca
     path.write_text(text.format("MET_SHORT").replace("DimSize", "TransformMatrix = 1 0.5 0 0 1 0 0 0 1\nDimSize"))
     with pytest.raises(GeometryError, match="sheared"):
         io.probe(path)
+
+
+@pytest.mark.parametrize("name", ["a.mha", "a.mhd"])
+def test_metaimages_cut_short(tmp_path: Path, name: str, capfd: pytest.CaptureFixture) -> None:
+    path = tmp_path / name
+    sitk.WriteImage(sitk.GetImageFromArray(COUNT), str(path))
+    voxels = path if name == "a.mha" else tmp_path / "a.raw"
+    voxels.write_bytes(voxels.read_bytes()[:-5])
+    with pytest.raises(FileUnreadableError, match=r"cut short: expected 48 bytes.*, found 43") as caught:
+        io.read(path)
+    one_line(caught.value, path)
+    assert capfd.readouterr().err == ""
 
 
 def test_require_finite(tmp_path: Path) -> None:

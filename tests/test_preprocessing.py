@@ -224,3 +224,8 @@ def test_bad_scans_are_refused_by_name():
     moved = LabelVolume(np.ones((2, 2, 2), int), Geometry.from_spacing((2, 2, 2), (1, 1, 1), (0, 0, 1)))
     with pytest.raises(GeometryError, match="case7: image and its mask lie on different grids"):
         prepare(Volume(good, geometry), plan, configuration, moved, case="case7")
+    moved = Volume(good, Geometry.from_spacing((2, 2, 2), (1000, 1000, 1000)))
+    with pytest.raises(
+        GeometryError, match=r"case7: .* 2000x2000x2000 voxels \(now 2x2x2\); its spacing .* write it in mm"
+    ):
+        prepare(moved, plan, configuration, case="case7")

@@ -15,7 +15,8 @@ from medseg.errors import CasesFailedError, UsageError
 from medseg.progress import silent
 from medseg.prompting import Box, load
 from medseg.prompting.sam.samples import LOOSE_SHARE, SliceCase, batch_of, cut, draw
-from medseg.prompting.sam.training import finetune_sam, mask_loss
+from medseg.prompting.sam.trainer import LEARN, Learn, SamRun, SamTrainer, mask_loss
+from medseg.prompting.sam.training import finetune_sam
 from medseg.prompting.sam.weights import load_sam
 from medseg.splits import Split
 from medseg.volume import Geometry, LabelVolume, Volume
@@ -115,14 +116,35 @@ def test_it_learns_and_is_a_checkpoint_like_every_other(dataset: Dataset, checkp
         finetune_sam(dataset, SPLIT, checkpoint, tmp_path / "out", iterations=61, device="cpu")
 
 
-def test_a_stopped_run_goes_on_bit_for_bit(dataset: Dataset, checkpoint: Path, tmp_path: Path):
+def learning(network: Any, dataset: Dataset, learn: Learn) -> dict[str, int]:
+    """Numbers that learn, by part of the network."""
+    SamTrainer(network, SamRun(2, "", (), (), "medsam", learn, 1, 1, 1e-3, 0), dataset.labels)
+    counts: dict[str, int] = {}
+    for name, value in network.named_parameters():
+        if value.requires_grad:
+            counts[name.split(".")[0]] = counts.get(name.split(".")[0], 0) + value.numel()
+    return counts
+
+
+def test_how_much_learns(dataset: Dataset, checkpoint: Path):
+    counts = {learn: learning(load_sam(checkpoint)[0], dataset, learn) for learn in LEARN}
+    decoder, encoder = counts["all"]["mask_decoder"], counts["all"]["vision_encoder"]
+    # Two blocks of 32 features; of each queries and values, of each of them two matrices of 4 x 32.
+    assert counts == {
+        "all": {"mask_decoder": decoder, "vision_encoder": encoder},
+        "lora": {"mask_decoder": decoder, "vision_encoder": 2 * 2 * 2 * 4 * 32},
+        "decoder": {"mask_decoder": decoder},
+    }
+    assert encoder > 10 * counts["lora"]["vision_encoder"]
+
+
+@pytest.mark.parametrize("learn", ["lora", "decoder"])
+def test_a_stopped_run_goes_on_bit_for_bit(dataset: Dataset, checkpoint: Path, tmp_path: Path, learn: Learn):
     def tuned(folder: str, stop_at: int | None = None) -> bool:
         steps = iter(range(100))
         stop = (lambda: False) if stop_at is None else (lambda: next(steps) >= stop_at)
         out = tmp_path / folder
-        done = finetune_sam(
-            dataset, SPLIT, checkpoint, out, iterations=6, decoder_only=True, device="cpu", should_stop=stop
-        )
+        done = finetune_sam(dataset, SPLIT, checkpoint, out, iterations=6, learn=learn, device="cpu", should_stop=stop)
         return done is not None
 
     assert tuned("whole")
@@ -131,9 +153,15 @@ def test_a_stopped_run_goes_on_bit_for_bit(dataset: Dataset, checkpoint: Path, t
     assert tuned("parts")
     whole, parts = (load_sam(tmp_path / folder)[0].state_dict() for folder in ("whole", "parts"))
     before = load_sam(checkpoint)[0].state_dict()
+    assert list(whole) == list(before)  # a folder like every other
     for name, value in whole.items():
         assert torch.equal(value, parts[name]), name
-        assert name.startswith("mask_decoder") or torch.equal(value, before[name]), name
+        if name.endswith("attn.qkv.weight") and name.startswith("vision_encoder") and learn == "lora":
+            queries, keys, values = (value - before[name]).split(32)
+            assert not keys.any(), name
+            assert queries.any() or values.any(), name
+        else:
+            assert name.startswith("mask_decoder") or torch.equal(value, before[name]), name
 
 
 def test_bad_input(dataset: Dataset, checkpoint: Path, tmp_path: Path, capsys: Any):
@@ -150,6 +178,8 @@ def test_bad_input(dataset: Dataset, checkpoint: Path, tmp_path: Path, capsys: A
     assert "nowhere: no such file or folder" in refused(tmp_path / "nowhere", *weights)
     assert "there are folds 0-3" in refused(data, *weights, "--fold", 9)
     assert "--engine unet: expected" in refused(data, *weights, "--engine", "unet")
+    assert "--learn nothing: expected one of all, lora, decoder" in refused(data, *weights, "--learn", "nothing")
+    assert "medseg weights get sam-vit-b" in refused(data, "--checkpoint", "sam-vit-b", "-o", tmp_path / "o")
     assert "--learning-rate" in refused(data, *weights, "--learning-rate", 0)
     assert "not read as a checkpoint" in refused(data, "--checkpoint", data, "-o", tmp_path / "o")
     assert not (tmp_path / "o").exists()
@@ -171,6 +201,8 @@ def test_from_the_command_line(dataset: Dataset, checkpoint: Path, tmp_path: Pat
         2,
         "--device",
         "cpu",
+        "--learn",
+        "lora",
     ]
     assert cli.run(list(map(str, words))) == 0
     assert "Dice on held-out slices" in capsys.readouterr().out

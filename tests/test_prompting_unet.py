@@ -18,26 +18,27 @@ from medseg import documents, networks
 from medseg.errors import DataError, ModelError
 from medseg.labels import LabelSet
 from medseg.model import MODEL_FILE, WEIGHTS_FILE, FoldFacts, ModelDocument, fold_folder, load_model, save_tensors
-from medseg.planning.plan import Plan
+from medseg.planning.plan import Decision, Plan
 from medseg.prediction.member import Member
 from medseg.preprocessing import prepare
 from medseg.prompting import Box, MaskPrompt, Point, Scribble, load
 from medseg.prompting.grid import tight_box
 from medseg.prompting.unet.channels import PROMPT_CHANNELS
 from medseg.prompting.unet.placement import box_on_prepared, mask_on_prepared, on_image, points_on_prepared
-from medseg.prompting.unet.promptable import promptable_plan, scan_plan
+from medseg.prompting.unet.promptable import object_patch, promptable_plan, scan_plan
 from medseg.prompting.unet.training import PromptableTrainer
 from medseg.training import loop, recipe
 from medseg.volume import Box as VoxelBox
 from medseg.volume import Geometry, Volume
 
 CPU = torch.device("cpu")
+NO_EXTENTS = np.zeros((0, 3))
 
 
 def write_promptable(folder: Path, plan: Plan | None = None) -> Path:
     """A model folder of a promptable network with random weights."""
     plan = plan or small_plan()
-    changed, configuration = promptable_plan(plan, plan.configurations[0])
+    changed, configuration = promptable_plan(plan, plan.configurations[0], NO_EXTENTS)
     network = networks.build(configuration.network, len(changed.channels), changed.labels.output_count)
     documents.save(ModelDocument(1, changed, configuration.name), folder / MODEL_FILE)
     facts = documents.to_json(FoldFacts((0, 1, 2), "fp32", 1, 1.0, 0))
@@ -62,7 +63,7 @@ def answering(monkeypatch: pytest.MonkeyPatch, channel: int) -> None:
 
 def test_any_plan_becomes_promptable_and_its_scan_stays_what_it_was():
     plan = small_plan(small_configuration(channels=2))
-    changed, configuration = promptable_plan(plan, plan.configurations[0])
+    changed, configuration = promptable_plan(plan, plan.configurations[0], NO_EXTENTS)
     assert changed.channels == ("channel 0", "channel 1", *PROMPT_CHANNELS)
     assert changed.labels.output_count == 2
     assert configuration.name == "3d_fullres_promptable"
@@ -71,9 +72,41 @@ def test_any_plan_becomes_promptable_and_its_scan_stays_what_it_was():
     assert back.channels == plan.channels
     assert base.normalization == plan.configurations[0].normalization
     ignoring = small_plan(labels=LabelSet({"left": (1,)}, ignore=9))
-    assert promptable_plan(ignoring, ignoring.configurations[0])[0].labels.ignore_index == 2
+    assert promptable_plan(ignoring, ignoring.configurations[0], NO_EXTENTS)[0].labels.ignore_index == 2
     with pytest.raises(ModelError, match="medseg train --promptable"):
         scan_plan(plan, plan.configurations[0])
+
+
+def test_a_patch_holds_an_object_and_what_is_around_it():
+    plan = small_plan(small_configuration(patch_size=(32, 64, 64)))
+    configuration = plan.configurations[0]  # coarsest voxels of 2, at least 4 of them
+    extents = np.array([[2, 20, 100]] * 19 + [[30, 20, 100]])
+    patch, because = object_patch(extents[:19], configuration)
+    assert patch == (8, 26, 64)  # the least; 1.25 * 20 = 25; the plan's own
+    assert "2 x 20 x 100 voxels" in because
+    assert object_patch(extents, configuration)[0] == (8, 26, 64)  # one in twenty may be larger
+    assert object_patch(NO_EXTENTS, configuration)[0] == (32, 64, 64)
+    assert object_patch(extents, small_configuration(patch_size=(64, 32)))[0] == (26, 32)
+    decided = replace(configuration, decisions=(Decision("patch_size", "32 x 64 x 64 voxels", "it fits"),))
+    made = promptable_plan(plan, decided, extents)[1]
+    assert made.decisions == (Decision("patch_size", "8 x 26 x 64 voxels", object_patch(extents, decided)[1]),)
+
+
+def test_the_first_answer_is_a_mask_to_mend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    seen = []
+
+    def logits(self: Member, batch: torch.Tensor) -> torch.Tensor:
+        seen.append(float(batch[:, 4].sum()))
+        lead = batch[:, 3:4] - 0.5  # the box
+        return torch.cat([-lead / 2, lead / 2], 1)
+
+    monkeypatch.setattr(Member, "window_logits", logits)
+    session = load(write_promptable(tmp_path), "cpu")
+    session.set_image(scan(Geometry.from_spacing((8, 8, 8), (1.0, 1.0, 1.0))))
+    session.add(Box((2, 2, 2), (5, 5, 5)))
+    assert seen == [0, 27]
+    session.add(Point((3, 3, 3)))
+    assert seen == [0, 27, 27]  # a correction mends what there is, once
 
 
 GRIDS = [

@@ -155,9 +155,9 @@ def test_prompts_are_drawn_around_what_was_shown():
     found = agree(session, [box], 30, np.random.default_rng(0))
     assert found.votes[10, 5, 35] == 30
     assert not found.votes[[9, 11]].any()  # a flat box stays on its slice
-    assert not found.votes[10, 22:].any()
+    assert not found.votes[10, 21:].any()
     assert not found.votes[10, :, :29].any()
-    assert 0 < found.votes[10, 21, 35] < 30
+    assert 0 < found.votes[10, 20, 35] < 30
     assert 0.85 < found.confidence < 1
     assert session.steps == ()
     point = agree(session, [Point((0, 39, 20))], 30, np.random.default_rng(0)).votes

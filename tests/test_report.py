@@ -21,7 +21,7 @@ from PIL import Image
 from medseg.errors import GeometryError
 from medseg.evaluation import evaluate_folders
 from medseg.io import read, read_labels
-from medseg.report import evaluation_report, overlays, page, plots, training_plot
+from medseg.report import evaluation_page, evaluation_report, overlays, plots, rendering, training_plot
 from medseg.volume import Geometry, LabelVolume, Volume
 
 VOID = {"meta", "img", "br", "link", "hr", "input"}
@@ -180,8 +180,8 @@ def test_nothing_to_show_still_makes_a_page(tmp_path: Path) -> None:
 
 
 def test_many_labels_and_cases_are_cut_short(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(page, "MOST_CELLS", 10)
-    monkeypatch.setattr(page, "MOST_FINDINGS", 1)
+    monkeypatch.setattr(evaluation_page, "MOST_CELLS", 10)
+    monkeypatch.setattr(evaluation_page, "MOST_FINDINGS", 1)
     monkeypatch.setattr(plots, "MOST_POINTS", 1)
     found = report(study, {f"organ {value}": value for value in range(1, 16)})
     assert "too many labels and cases" in found.text
@@ -191,10 +191,10 @@ def test_many_labels_and_cases_are_cut_short(study: Path, monkeypatch: pytest.Mo
 
 
 def test_figures_for_readers() -> None:
-    assert page.figure_text(0.12345) == "0.123"
-    assert page.figure_text(-1.5, 1) == "\N{MINUS SIGN}1.5"
-    assert page.figure_text(math.inf) == "∞"
-    assert page.figure_text(math.nan) == "\N{EN DASH}"
+    assert rendering.figure_text(0.12345) == "0.123"
+    assert rendering.figure_text(-1.5, 1) == "\N{MINUS SIGN}1.5"
+    assert rendering.figure_text(math.inf) == "∞"
+    assert rendering.figure_text(math.nan) == "\N{EN DASH}"
 
 
 def test_limits_of_agreement_by_pencil() -> None:

@@ -20,8 +20,9 @@ from hypothesis import strategies as st
 from medseg import patches, store
 from medseg.blocks import BLOCK_VOXELS, StoredArray, block_shape, write_array
 from medseg.errors import FileUnreadableError, StorageError, UsageError
+from medseg.orientation import AxisChange
 from medseg.preprocessing import Prepared, Trace
-from medseg.volume import AxisChange, Box
+from medseg.volume import Box
 
 SHAPE = (13, 37, 22)
 PATCH = (8, 16, 16)

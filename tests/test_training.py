@@ -15,12 +15,13 @@ from examples import LABELS, small_plan
 from medseg.atomic import PARTIAL_PREFIX
 from medseg.augmentation import AugmentationPolicy
 from medseg.device import deterministic_algorithms
-from medseg.errors import ModelError, StorageError
+from medseg.errors import ModelError, StorageError, TrainingDivergedError
 from medseg.labels import LabelSet
 from medseg.model import load_tensors, load_weights
 from medseg.preprocessing import locate_foreground
-from medseg.training import curve, loop, recipe
+from medseg.training import loop, recipe
 from medseg.training.sampling import InMemoryCase, draw_batch, validation_patches
+from medseg.training.starting import Length
 
 CPU = torch.device("cpu")
 
@@ -162,7 +163,7 @@ def test_a_diverged_run_says_so(tmp_path):
     trainer = make_trainer()
     with torch.no_grad():
         next(trainer.network.parameters()).fill_(math.nan)
-    with pytest.raises(curve.TrainingDivergedError, match="loss is nan"):
+    with pytest.raises(TrainingDivergedError, match="loss is nan"):
         loop.train_network(trainer, tmp_path)
 
 
@@ -237,3 +238,11 @@ def test_writing_checkpoints_takes_at_most_two_per_cent_of_the_time():
     assert timer.is_due(110.0 + 25.0 - 1.4, step=1.0, run=600.0)
     slow = loop.CheckpointTimer(written=0.0, writing=5.0)  # a minute counts more than that
     assert slow.is_due(54.1, step=1.0, run=600.0)
+
+
+def test_a_cpu_is_not_asked_for_weeks():
+    cpu, gpu = torch.device("cpu"), torch.device("cuda", 0)
+    assert Length().on(cpu) == Length(budget_seconds="auto")
+    assert Length().on(gpu).steps == 250_000
+    for asked in (Length(epochs=3), Length(iterations=5), Length(budget_seconds=60.0)):
+        assert asked.on(cpu) == asked.on(gpu) == asked

@@ -42,19 +42,18 @@ def apply(
 ) -> tuple[Tensor, Tensor]:
     """A new augmented batch; the inputs stay as they are. The same parameters give the same bits on one machine.
 
-    Parameters
-    ----------
-    images : (B, C, Z, Y, X) or (B, C, Y, X), float32 or float64, on any device. At least ``patch_size`` along every
-        axis; the patch is the centre, and what lies around it fills the corners of turned and shrunken samples.
-    labels : (B, Z, Y, X) or (B, Y, X) integers on the grid of ``images``.
-    patch_size : (Z, Y, X) or (Y, X) of the result.
-    border_label : the label of voxels from outside the input; images are 0 there.
+    Args:
+        images: (B, C, Z, Y, X) or (B, C, Y, X), float32 or float64, on any device. At least ``patch_size`` along every
+            axis; the patch is the centre, and what lies around it fills the corners of turned and shrunken samples.
+        labels: (B, Z, Y, X) or (B, Y, X) integers on the grid of ``images``.
+        patch_size: (Z, Y, X) or (Y, X) of the result.
+        border_label: the label of voxels from outside the input; images are 0 there.
 
-    Returns
-    -------
-    images (B, C, *patch_size), labels (B, *patch_size), types and device as given.
+    Returns:
+        Images (B, C, *patch_size), labels (B, *patch_size), types and device as given.
 
-    Raises UsageError for shapes or types that do not fit each other or the parameters.
+    Raises:
+        UsageError: shapes or types that do not fit each other or the parameters.
     """
     if labels.shape[1:] != images.shape[2:]:
         raise UsageError(
@@ -68,7 +67,11 @@ def apply(
 
 
 def apply_to_images(images: Tensor, parameters: AugmentationParameters, patch_size: Sequence[int]) -> Tensor:
-    """The image half of ``apply``."""
+    """The image half of ``apply``.
+
+    Raises:
+        UsageError: as ``apply``.
+    """
     if images.dtype not in (torch.float32, torch.float64):
         raise UsageError(f"augmentation: expected float32 or float64 images, found {images.dtype}; convert them")
     if images.ndim < 2 or images.shape[1] != parameters.channels:
@@ -84,7 +87,11 @@ def apply_to_images(images: Tensor, parameters: AugmentationParameters, patch_si
 def apply_to_labels(
     labels: Tensor, parameters: AugmentationParameters, patch_size: Sequence[int], border_label: int = 0
 ) -> Tensor:
-    """The label half of ``apply``: for a second label map of the same batch, as a cascade has."""
+    """The label half of ``apply``: for a second label map of the same batch, as a cascade has.
+
+    Raises:
+        UsageError: as ``apply``.
+    """
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise UsageError(f"augmentation: expected integer labels, found {labels.dtype}")
     limits = torch.iinfo(labels.dtype)

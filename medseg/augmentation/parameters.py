@@ -19,18 +19,18 @@ _PLANES = ((1, 2), (2, 0), (0, 1))
 class AugmentationParameters:
     """The parameters of B samples with C channels and D (2 or 3) axes. The value in brackets leaves a sample alone.
 
-    Attributes
-    ----------
-    rotation_radians : (B, 3) about (Z, Y, X), or (B, 1) in the plane of the last two axes [0]. A quarter turn about
-        Z is ``np.rot90`` from Y to X, about Y from X to Z, about X from Z to Y.
-    scale : (B,) distance between sampled voxels along the axes that rotation may turn [1].
-    noise_sigma : (B,) [0]; noise_seed : (B,) what the noise is generated from.
-    blur_sigma_voxels : (B, C, D) [0].
-    brightness, contrast : (B, C) [1].
-    low_resolution : (B, C, D) part of the voxels kept along each axis [1].
-    inverted_gamma, gamma : (B, C) exponents [1].
-    mirror : (B, D) axes to reverse [False].
-    mirror_swaps : see ``AugmentationPolicy``.
+    Attributes:
+        rotation_radians: (B, 3) about (Z, Y, X), or (B, 1) in the plane of the last two axes [0]. A quarter turn about
+            Z is ``np.rot90`` from Y to X, about Y from X to Z, about X from Z to Y.
+        scale: (B,) distance between sampled voxels along the axes that rotation may turn [1].
+        noise_sigma: (B,) [0].
+        noise_seed: (B,) what the noise is generated from.
+        blur_sigma_voxels: (B, C, D) [0].
+        brightness, contrast: (B, C) [1].
+        low_resolution: (B, C, D) part of the voxels kept along each axis [1].
+        inverted_gamma, gamma: (B, C) exponents [1].
+        mirror: (B, D) axes to reverse [False].
+        mirror_swaps: see ``AugmentationPolicy``.
     """
 
     rotation_radians: Tensor
@@ -81,7 +81,10 @@ def draw(policy: AugmentationPolicy, batch_size: int, channels: int, generator: 
     """Parameters for one batch. ``generator`` lives on the CPU; the same state gives the same parameters.
 
     Every number is drawn whether it is used or not, so that changing one probability leaves all other draws as
-    they were. Raises UsageError for a generator of another device.
+    they were.
+
+    Raises:
+        UsageError: a generator of another device.
     """
     if generator.device.type != "cpu":
         raise UsageError(f"augmentation: expected a generator on the CPU, found one on {generator.device}")

@@ -21,6 +21,9 @@ class Chance:
     """A transform is applied to a sample with ``probability``, its strength drawn between ``low`` and ``high``.
 
     Where each channel has a strength of its own, a channel takes part with ``per_channel``.
+
+    Raises:
+        UsageError: a probability that is none, or ``low`` above ``high``.
     """
 
     probability: float
@@ -42,21 +45,23 @@ class AugmentationPolicy:
     The defaults are those of nnU-Net's ``get_training_transforms`` (Isensee et al. 2021; the code of
     MIC-DKFZ/nnUNet and MIC-DKFZ/batchgeneratorsv2 decides where the paper differs).
 
-    Attributes
-    ----------
-    dimensions : 2 for (Y, X) patches, 3 for (Z, Y, X).
-    in_plane : turn, scale, blur and coarsen along the last two axes only. True in 2D and for thick slices in 3D.
-    rotation_degrees : angle about each axis, uniform; about the slice axis alone when ``in_plane``.
-    scale : distance between sampled voxels, uniform, the same for all axes; above 1 things shrink.
-    noise_sigma : standard deviation of Gaussian noise, uniform; all channels share one noise field.
-    blur_sigma_voxels : standard deviation of a Gaussian, uniform, for each channel and axis.
-    brightness : factor on each channel; half of the draws below 1, half above.
-    contrast : factor on the distance from the channel's mean, drawn likewise; the channel's range is kept.
-    low_resolution : part of the voxels kept along each axis, uniform, for each channel.
-    inverted_gamma, gamma : exponent on each channel scaled to 0..1 (the first on its negative), drawn like
-        brightness; the channel's mean and standard deviation are kept.
-    mirror_probability, mirror_axes : each of these axes of the patch is mirrored with this probability.
-    mirror_swaps : (axis, ((left label, right label), ...)): labels exchanged whenever that axis is mirrored.
+    Attributes:
+        dimensions: 2 for (Y, X) patches, 3 for (Z, Y, X).
+        in_plane: turn, scale, blur and coarsen along the last two axes only. True in 2D and for thick slices in 3D.
+        rotation_degrees: angle about each axis, uniform; about the slice axis alone when ``in_plane``.
+        scale: distance between sampled voxels, uniform, the same for all axes; above 1 things shrink.
+        noise_sigma: standard deviation of Gaussian noise, uniform; all channels share one noise field.
+        blur_sigma_voxels: standard deviation of a Gaussian, uniform, for each channel and axis.
+        brightness: factor on each channel; half of the draws below 1, half above.
+        contrast: factor on the distance from the channel's mean, drawn likewise; the channel's range is kept.
+        low_resolution: part of the voxels kept along each axis, uniform, for each channel.
+        inverted_gamma, gamma: exponent on each channel scaled to 0..1 (the first on its negative), drawn like
+            brightness; the channel's mean and standard deviation are kept.
+        mirror_probability, mirror_axes: each of these axes of the patch is mirrored with this probability.
+        mirror_swaps: (axis, ((left label, right label), ...)): labels exchanged whenever that axis is mirrored.
+
+    Raises:
+        UsageError: a range or an axis that no patch can have.
     """
 
     dimensions: int

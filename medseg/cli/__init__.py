@@ -47,7 +47,8 @@ def run(arguments: Sequence[str]) -> int:
             raise
         wrong_usage = getattr(error, "format_message", None)  # the command line parser's own errors
         if wrong_usage is not None:
-            _complain(f"{wrong_usage()} See: medseg {' '.join(words[:1])} --help")
+            command = getattr(getattr(error, "ctx", None), "command_path", "medseg")  # of the verb, where there is one
+            _complain(f"{wrong_usage().rstrip('.')}. See: {command} --help")
         else:
             _complain(f"unexpected {type(error).__name__}: {error}; run it again with --debug for the whole story")
         return UNUSABLE

@@ -19,6 +19,7 @@ from medseg.cli.commands import (
     pseudo_labels,
     serving,
     training,
+    weights,
 )
 
 app = typer.Typer(
@@ -55,6 +56,7 @@ for verb in (
     machine.doctor,
 ):
     app.command()(verb)
+app.add_typer(weights.weights, name="weights")
 
 
 @app.callback(invoke_without_command=True)

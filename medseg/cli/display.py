@@ -40,7 +40,7 @@ class Display:
         self._printed = (0.0, 0.0)
 
     def __enter__(self) -> Display:
-        self._handler = RichHandler(console=self.console, show_path=False, show_level=False, markup=False)
+        self._handler = self._log_handler()
         self._handler.setLevel(logging.WARNING if self._quiet else logging.INFO)
         logger = logging.getLogger("medseg")
         logger.addHandler(self._handler)
@@ -65,6 +65,14 @@ class Display:
         self._bars.update(self._task, completed=done, total=total, description=what)
         if not self._quiet and not self.console.is_terminal:
             self._print_line(done, total, what)
+
+    def _log_handler(self) -> logging.Handler:
+        """Beside bars lines give way to them; in a file or a pipe a message is one line, however long."""
+        if self.console.is_terminal:
+            return RichHandler(console=self.console, show_path=False, show_level=False, markup=False)
+        handler = logging.StreamHandler(self.console.file)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+        return handler
 
     def _print_line(self, done: float, total: float, what: str) -> None:
         now = time.monotonic()

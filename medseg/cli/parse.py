@@ -99,5 +99,13 @@ def systems(given: Sequence[str]) -> list[dict[str, list[str]]] | list[list[str]
 
 
 def workers(text: str) -> int | str:
-    """A number of local processes, or the address of a Dask scheduler as it stands."""
-    return int(text) if text.isdecimal() else text
+    """A number of local processes, or the address of a Dask scheduler as it stands.
+
+    Raises:
+        UsageError: neither.
+    """
+    if text.isdecimal():
+        return int(text)
+    if ":" not in text:
+        raise UsageError(f"--workers {text}: expected a number such as 4, or an address such as tcp://host:8786")
+    return text

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from medseg.comparing.figures import figures_of, higher_is_better, require_metrics, shared_cases
 from medseg.comparing.statistics import (
     SeedSpread,
     holm,
@@ -35,12 +36,6 @@ COLUMNS = (
 """The columns of the table; ``difference`` is ``mean`` minus ``mean_against`` over the cases that both have."""
 MEAN_COLUMNS = ("system", "label", "metric", "cases", "mean", "seeds", "seed_std")
 RANK_COLUMNS = ("metric", "system", "place", "share")
-
-# Figures of which less is better; of a volume's error, the size.
-_SIZES = ("volume_error_ml",)
-_NOT_COMPARED = ("label", "volume_ml", "reference_volume_ml", "tp", "fp", "fn", "tn")
-# What a run is worth that leaves a label out where the reference has none. Of precision and recall nothing is known.
-_PERFECT = ("dice", "iou", "surface_dice", "boundary_iou", "cldice", "lesion_f1")
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,11 +111,11 @@ def compare_systems(systems: Sequence[System], metrics: Sequence[str] = DEFAULT_
     names = tuple(system.name for system in systems)
     if len(set(names)) != len(names) or len(names) < 2:
         raise UsageError(f"compare: expected two or more systems with names of their own, found {', '.join(names)}")
-    _require_metrics(systems, metrics)
-    cases, case_notes = _shared_cases(systems)
+    require_metrics(systems, metrics)
+    cases, case_notes = shared_cases(systems)
     labels = list(dict.fromkeys(label for system in systems for run in system.runs for label in run["label"] if label))
     notes = list(case_notes)
-    values = {metric: _values(systems, metric, labels, cases, notes) for metric in dict.fromkeys(metrics)}
+    values = {metric: figures_of(systems, metric, labels, cases, notes) for metric in dict.fromkeys(metrics)}
     means, spreads = _means(names, labels, values)
     table = _pairs(names, labels, values, spreads)
     if all(len(system.runs) == 1 for system in systems):
@@ -137,90 +132,6 @@ def compare_systems(systems: Sequence[System], metrics: Sequence[str] = DEFAULT_
         ranks=pd.DataFrame(_ranks(names, values), columns=list(RANK_COLUMNS)),
         notes=tuple(notes),
     )
-
-
-def higher_is_better(metric: str) -> bool:
-    """Whether more of a metric is better; less is of distances and errors."""
-    return not metric.endswith("_mm") and metric not in _SIZES
-
-
-def _require_metrics(systems: Sequence[System], metrics: Sequence[str]) -> None:
-    if not metrics:
-        raise UsageError("compare: no metric; give for example dice")
-    for system in systems:
-        for run in system.runs:
-            missing = [metric for metric in metrics if metric not in run.columns or metric in _NOT_COMPARED]
-            if missing:
-                known = [name for name in run.columns if name not in (*_NOT_COMPARED, "case", "value", "error")]
-                raise UsageError(
-                    f"compare: {system.name} has no metric {missing[0]} to compare; it has {', '.join(known)};"
-                    " evaluate it anew with --metrics"
-                )
-
-
-def _shared_cases(systems: Sequence[System]) -> tuple[list[str], list[str]]:
-    """The cases that every run has, and a note for each system that has others.
-
-    Raises:
-        UsageError: there is none.
-    """
-    done = {
-        system.name: set.intersection(*({*run.loc[run["error"] == "", "case"]} for run in system.runs))
-        for system in systems
-    }
-    shared = sorted(set.intersection(*done.values()))
-    everything = {case for system in systems for run in system.runs for case in run["case"]}
-    if not shared:
-        first = {name: sorted(cases)[:2] for name, cases in done.items()}
-        raise UsageError(
-            "compare: no case that all systems have; their cases are such as "
-            + "; ".join(f"{name}: {', '.join(cases) or 'none'}" for name, cases in first.items())
-        )
-    notes = []
-    for name, cases in done.items():
-        missing = sorted(everything - cases)
-        if missing:
-            listed = f"{', '.join(missing[:3])}{' ...' if len(missing) > 3 else ''}"
-            notes.append(
-                f"{name} lacks {len(missing)} of {len(everything)} cases, which are left out for all: {listed}"
-            )
-    return shared, notes
-
-
-def _values(
-    systems: Sequence[System], metric: str, labels: Sequence[str], cases: Sequence[str], notes: list[str]
-) -> list[np.ndarray]:
-    """Of each system (seeds, labels, cases), finite or NaN; a label that a table lacks is NaN."""
-    import pandas as pd
-
-    index = pd.MultiIndex.from_product([labels, cases])
-    shape = len(labels), len(cases)
-
-    def column(run: pd.DataFrame, name: str) -> np.ndarray:
-        wanted = run.set_index(["label", "case"])[name].reindex(index)
-        return wanted.astype("Float64").to_numpy(float, na_value=np.nan).reshape(shape)
-
-    found = [np.stack([column(run, metric) for run in system.runs]) for system in systems]
-    if metric in _SIZES:
-        found = [np.abs(values) for values in found]
-    if metric.startswith(_PERFECT) or metric.endswith("_mm"):
-        # Rightly left out by this run, and invented by another: the best there is.
-        somewhere = np.any([~np.isnan(values).all(axis=0) for values in found], axis=0)
-        for system, values in zip(systems, found, strict=True):
-            for number, run in enumerate(system.runs):
-                nothing = np.all([column(run, count) == 0 for count in ("tp", "fp", "fn") if count in run], axis=0)
-                right = np.isnan(values[number]) & nothing & somewhere
-                values[number][right] = 1.0 if higher_is_better(metric) else 0.0
-    infinite = sum(int(np.isinf(values).sum()) for values in found)
-    if infinite:
-        together = np.concatenate(found).swapaxes(0, 1).reshape(len(labels), -1)
-        largest = np.where(np.isfinite(together), together, 0).max(axis=1)
-        found = [np.where(np.isinf(values), largest[None, :, None], values) for values in found]
-        notes.append(
-            f"{metric}: {infinite} infinite values (the label is in one mask only) count as the largest finite one of"
-            " their label"
-        )
-    return found
 
 
 def _means(

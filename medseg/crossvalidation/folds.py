@@ -16,8 +16,9 @@ import torch
 from medseg import atomic, documents
 from medseg.crossvalidation.held_out import validate_fold
 from medseg.device import choose_device, choose_precision, describe, deterministic_algorithms
-from medseg.errors import UsageError
+from medseg.errors import MedsegError, UsageError
 from medseg.evaluation import Evaluation
+from medseg.interop.opening import open_model
 from medseg.model import MODEL_FILE, PREVIOUS_FOLDER, WEIGHTS_FILE, ModelDocument, fold_folder
 from medseg.networks.memory import freed_memory_kept
 from medseg.planning.plan import Configuration
@@ -27,7 +28,7 @@ from medseg.training.cases import open_cases, stored_cases
 from medseg.training.curve import PROGRESS_FILE
 from medseg.training.loop import train_network
 from medseg.training.pretrained import load_pretrained
-from medseg.training.recipe import DEFAULT_EPOCHS, EPOCH_ITERATIONS, recipe_for_iterations
+from medseg.training.recipe import recipe_for_iterations
 from medseg.training.run import Run
 from medseg.training.sampling import PatchSource
 from medseg.training.starting import RUN_FILE, Length, run_under_way, within_budget
@@ -70,9 +71,9 @@ def train(
     """Train one fold, then predict and measure its held-out cases; what an earlier start has done is kept.
 
     Args:
-        epochs, iterations, budget_seconds: length of training, at most one of them; by default nnU-Net's 1000 epochs.
-            An epoch is 250 iterations; a budget becomes a number of iterations after a short measurement, and
-            ``"auto"`` is a budget that suits the size of the dataset.
+        epochs, iterations, budget_seconds: length of training, at most one of them; by default nnU-Net's 1000 epochs,
+            on a CPU, which these would take weeks, ``"auto"``. An epoch is 250 iterations; a budget becomes a number
+            of iterations after a short measurement, and ``"auto"`` is a budget that suits the size of the dataset.
         seed: of all that is random; by default 0.
         restart: throw away what there is of this fold.
         pretrained: model, ours or nnU-Net's, to take the first weights from.
@@ -88,19 +89,32 @@ def train(
     Raises:
         UsageError: arguments that contradict each other or a run under way.
         CasesFailedError: cases that cannot be prepared or predicted; the others are.
+        ModelError: the pretrained model or a checkpoint is damaged, or does not fit the plan.
+        StorageError: nothing can be written there, or no space is left.
     """
     opened = workspace if isinstance(workspace, Workspace) else Workspace.open(workspace)
     chosen = opened.plan.configuration(configuration)
     length = Length(epochs, iterations, budget_seconds)
     if freeze and pretrained is None:
         raise UsageError("--freeze keeps a pretrained encoder as it is; say which with --pretrained MODEL")
+    if seed is not None and seed < 0:
+        raise UsageError(f"--seed {seed}: expected 0 or more")
+    where = choose_device(team.device_name(device))
+    wanted_precision = choose_precision(precision, where)
+    if pretrained is not None:
+        open_model(Path(pretrained))  # what cannot be used is refused before anything is thrown away or begun
     split = opened.split(fold)
     folder = fold_folder(opened.model_folder(chosen.name), fold)
     if restart and team.leads:
         shutil.rmtree(folder, ignore_errors=True)
     team.wait()
     run = run_under_way(
-        folder, length, seed=seed, balance_classes=balance_classes or None, deterministic=deterministic or None
+        folder,
+        length,
+        seed=seed,
+        balance_classes=balance_classes or None,
+        deterministic=deterministic or None,
+        pretrained=None if pretrained is None else str(pretrained),
     )
     trained = run is not None and (folder / WEIGHTS_FILE).is_file()
     team.wait()  # nothing is written before all have looked
@@ -109,23 +123,23 @@ def train(
         if team.leads:
             preprocess(opened, chosen, cases=[*split.train, *split.validation], workers=workers, progress=progress)
         team.wait()
-        where = choose_device(team.device_name(device))
         cases = open_cases(opened, chosen, split.train, team, where)
         held_out = stored_cases(opened, chosen, split.validation)
         if run is None and team.leads:
-            steps, batch = length.steps or DEFAULT_EPOCHS * EPOCH_ITERATIONS, chosen.batch_size * team.size
+            length = length.on(where)
+            steps = length.steps or 1  # of a budget, which decides below
             run = Run(
                 version=1,
                 configuration=chosen.name,
                 fold=fold,
                 seed=seed or 0,
-                precision=choose_precision(precision, where),
-                recipe=recipe_for_iterations(steps, batch),
+                precision=wanted_precision,
+                recipe=recipe_for_iterations(steps, chosen.batch_size * team.size),
                 pretrained=None if pretrained is None else str(pretrained),
                 deterministic=deterministic,
             )
-            if budget_seconds is not None:
-                run = within_budget(run, budget_seconds, began, opened.plan, chosen, cases, where, team)
+            if length.budget_seconds is not None:
+                run = within_budget(run, length.budget_seconds, began, opened.plan, chosen, cases, where, team)
             run = replace(run, recipe=replace(run.recipe, balance_classes=balance_classes, frozen_iterations=freeze))
             documents.save(run, folder / RUN_FILE)
         team.wait()
@@ -172,7 +186,12 @@ def _train_fold(
         team=team,
     )
     if run.pretrained is not None:
-        load_pretrained(trainer.network, workspace.plan, Path(run.pretrained))
+        try:
+            load_pretrained(trainer.network, workspace.plan, Path(run.pretrained))
+        except MedsegError:
+            if team.leads:
+                (folder / RUN_FILE).unlink()  # else the next start would go on with the same weights
+            raise
     if team.leads:
         documents.save(ModelDocument(1, workspace.plan, configuration.name), folder.parent / MODEL_FILE)
     if team.leads and configuration.previous_stage is not None:

@@ -10,8 +10,8 @@ from typing import Any
 
 from medseg import io
 from medseg.dataset.cases import CaseRef, Dataset, with_annotated
+from medseg.dataset.completeness import Survey, listing
 from medseg.dataset.findings import Finding
-from medseg.dataset.survey import Survey, listing
 from medseg.errors import DataError, DocumentError
 from medseg.labels import LabelSet
 

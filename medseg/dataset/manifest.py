@@ -17,8 +17,8 @@ import yaml
 
 from medseg import dicom, documents
 from medseg.dataset.cases import CaseRef, Dataset, with_annotated
+from medseg.dataset.completeness import Survey, listing
 from medseg.dataset.findings import Finding
-from medseg.dataset.survey import Survey, listing
 from medseg.errors import DataError, DocumentError
 from medseg.labels import LabelSet
 from medseg.terms import Meaning
@@ -78,6 +78,9 @@ class Manifest:
         training_count, test_count: cases of the published dataset, to notice a copy that is not whole.
         checksums: file to SHA-256.
         dicom: how DICOM files are read.
+
+    Raises:
+        DocumentError: entries that do not belong together; names the first.
     """
 
     name: str
@@ -134,15 +137,19 @@ class Manifest:
         try:
             content = yaml.load(Path(path).read_text(encoding="utf-8"), _StrictLoader)
         except OSError as error:
-            raise DocumentError(f"{path}: cannot be read: {error.strerror}") from error
+            raise DocumentError(f"{path}: cannot be read: {error.strerror}; see that you may read it") from error
         except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise DocumentError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+            raise DocumentError(f"{path}: not valid YAML: {' '.join(str(error).split())}; correct it there") from error
         manifest = documents.from_json(cls, content, where=str(path))
         manifest.label_set(str(path))
         return manifest
 
     def label_set(self, where: str) -> LabelSet:
-        """The labels as the rest of the program knows them."""
+        """The labels as the rest of the program knows them.
+
+        Raises:
+            DocumentError: they make no sense; begins with ``where``.
+        """
         try:
             return LabelSet.parse(self.labels, self.regions_class_order, self.mirror_pairs, self.codes)
         except DocumentError as error:

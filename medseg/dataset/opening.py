@@ -8,7 +8,7 @@ from pathlib import Path
 from medseg import documents
 from medseg.dataset import folders, manifest
 from medseg.dataset.cases import Dataset
-from medseg.dataset.survey import Survey, checked, listing
+from medseg.dataset.completeness import Survey, checked, listing
 from medseg.errors import DataError, DocumentError, FileUnreadableError
 
 DATASET_FILE = "dataset.json"

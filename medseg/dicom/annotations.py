@@ -6,17 +6,17 @@ import os
 from collections.abc import Collection
 from pathlib import Path
 
-from medseg.dicom.discovery import Series, find_series
+from medseg.dicom.discovery import find_series
 from medseg.dicom.headers import read_header
+from medseg.dicom.kinds import SEGMENTATIONS, STRUCTURES
 from medseg.dicom.masks import MaskSet
 from medseg.dicom.segmentation_reading import read_segmentation
+from medseg.dicom.series import Series
 from medseg.dicom.structures_reading import read_structures
 from medseg.errors import GeometryError, UsageError
 from medseg.volume import Geometry
 
 _LISTED = 5
-_STRUCTURES = "1.2.840.10008.5.1.4.1.1.481.3"
-_SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
 
 
 def holds_masks(path: str | os.PathLike[str]) -> bool:
@@ -26,7 +26,7 @@ def holds_masks(path: str | os.PathLike[str]) -> bool:
         FileUnreadableError: it is not DICOM, or damaged.
     """
     header = read_header(path)
-    return header.sop_class_uid in (_STRUCTURES, *_SEGMENTATIONS) or header.modality in ("SEG", "RTSTRUCT")
+    return header.sop_class_uid in (STRUCTURES, *SEGMENTATIONS) or header.modality in ("SEG", "RTSTRUCT")
 
 
 def find_masks(path: str | os.PathLike[str]) -> Path | None:
@@ -63,7 +63,7 @@ def read_masks(
         FileUnreadableError: damaged, or neither of the two.
     """
     header = read_header(path)
-    if header.sop_class_uid == _STRUCTURES or header.modality == "RTSTRUCT":
+    if header.sop_class_uid == STRUCTURES or header.modality == "RTSTRUCT":
         if geometry is None:
             raise UsageError(f"{Path(path)}: contours are drawn on the grid of a scan; give the scan as well")
         return read_structures(path, geometry, series=series, names=names)

@@ -6,39 +6,30 @@ No name, number or date of a patient is read, so that none can reach a log, a ta
 from __future__ import annotations
 
 import io
-import logging
 import os
-import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
 from typing import Any, BinaryIO
 
 import pydicom
-from pydicom import config
-from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag, Tag
 from pydicom.uid import UID
 
-from medseg.dicom.frames import Plane, frames_of, number, numbers, text
+from medseg.dicom.files import begins_like_dicom, damaged, quiet_pydicom, require_syntax
+from medseg.dicom.frames import Plane, frames_of, number, text
+from medseg.dicom.siemens import CSA_IMAGE_HEADER, MOSAIC_COUNT, Mosaic, mosaic_of
 from medseg.errors import FileUnreadableError
 from medseg.progress import Progress, silent
 
-_pydicom_log = logging.getLogger("pydicom")
-_PREAMBLE = 128
 _PIXEL_DATA = (Tag(0x7FE0, 0x0008), Tag(0x7FE0, 0x0009), Tag(0x7FE0, 0x0010))
-# Files without the mark "DICM" begin with an element of one of these groups, whose elements are small.
-_FIRST_GROUPS = (b"\x02\x00", b"\x08\x00", b"\x00\x08")
 _BITS_ALLOCATED = (1, 8, 16, 32, 64)
 _THREADS = 8  # waiting for a disk or a network share, more than computing
 _BEGINNING = 1 << 14  # most headers of classic files are shorter; the others are read from the file itself
 _AT_ONCE = 256
 
-_CSA_IMAGE_HEADER = Tag(0x0029, 0x1010)
-_MOSAIC_COUNT = Tag(0x0019, 0x100A)
 _TAGS: list[Any] = [
     "SpecificCharacterSet", "ImageType", "SOPClassUID", "SOPInstanceUID", "Modality", "SeriesDescription",
     "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "SeriesNumber", "InstanceNumber",
@@ -47,9 +38,9 @@ _TAGS: list[Any] = [
     "EchoTime", "EchoNumbers", "TemporalPositionIdentifier", "TemporalPositionIndex", "TriggerTime", "InversionTime",
     "FlipAngle", "DiffusionBValue", "DiffusionGradientOrientation", "AcquisitionNumber", "ComplexImageComponent",
     "NominalPercentageOfCardiacPhase", "FrameReferenceTime", "SeriesTime", "AcquisitionTime",
-    "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration",
+    "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation",
     "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation",
-    "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", _MOSAIC_COUNT, _CSA_IMAGE_HEADER,
+    "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", MOSAIC_COUNT, CSA_IMAGE_HEADER,
 ]  # fmt: skip
 
 
@@ -72,21 +63,11 @@ class PixelLayout:
     high_bit: int
     signed: bool
     photometric: str
-    planar: bool
     transfer_syntax: str
-    big_endian: bool
     implicit: bool
     offset: int
     kind: str  # "integer", "float" or "double", by the element that holds the pixels
     has_lookup: bool  # a modality lookup table instead of slope and intercept
-
-
-@dataclass(frozen=True)
-class Mosaic:
-    """A Siemens mosaic: ``count`` slices as tiles of one picture, which follow each other along ``normal`` (LPS)."""
-
-    count: int
-    normal: tuple[float, float, float] | None
 
 
 @dataclass(frozen=True)
@@ -109,59 +90,6 @@ class InstanceHeader:
     mosaic: Mosaic | None
     planes: tuple[Plane, ...]
     per_frame: bool  # whether frames say each where they lie (enhanced multi-frame)
-
-
-class _Quiet:
-    """pydicom made silent while anybody, in any thread, needs it so."""
-
-    def __init__(self) -> None:
-        self._lock, self._users, self._undo = Lock(), 0, ExitStack()
-
-    def __enter__(self) -> None:
-        with self._lock:
-            self._users += 1
-            if self._users == 1:
-                self._undo.callback(
-                    setattr, config.settings, "reading_validation_mode", config.settings.reading_validation_mode
-                )
-                self._undo.callback(_pydicom_log.setLevel, _pydicom_log.level)
-                self._undo.enter_context(warnings.catch_warnings())
-                warnings.simplefilter("ignore")
-                config.settings.reading_validation_mode = config.IGNORE
-                _pydicom_log.setLevel(logging.CRITICAL)
-
-    def __exit__(self, *_: object) -> None:
-        with self._lock:
-            self._users -= 1
-            if not self._users:
-                self._undo.close()
-
-
-_quiet = _Quiet()
-
-
-def quiet_pydicom() -> AbstractContextManager[None]:
-    """Values that break the standard pass without a warning, which would quote them (and with them, a patient)."""
-    return _quiet
-
-
-def looks_like_dicom(path: Path) -> bool:
-    """Whether a file begins as DICOM does: with its mark, or without it by a first element that is one of DICOM's."""
-    with path.open("rb") as file:
-        return _begins_like_dicom(file.read(_PREAMBLE + 4))
-
-
-def _begins_like_dicom(head: bytes) -> bool:
-    if head[_PREAMBLE : _PREAMBLE + 4] == b"DICM":
-        return True
-    return len(head) >= 8 and head[:2] in _FIRST_GROUPS and head[2:4] != b"\0\0" and _plausible_first_element(head)
-
-
-def _plausible_first_element(head: bytes) -> bool:
-    """Either a value representation of two capitals follows the tag, or a short length does."""
-    order = "big" if head[:2] == b"\x00\x08" else "little"
-    explicit = head[4:6].isalpha() and head[4:6].isupper()
-    return int.from_bytes(head[2:4], order) <= 0x0100 and (explicit or int.from_bytes(head[4:8], order) <= 512)
 
 
 def read_headers(paths: Sequence[Path], progress: Progress = silent) -> tuple[list[InstanceHeader], dict[Path, str]]:
@@ -208,26 +136,10 @@ def read_header(path: str | os.PathLike[str]) -> InstanceHeader:
     raise FileUnreadableError(result or "is not DICOM; give a DICOM file, or a folder of them")
 
 
-def read_dataset(path: Path, *, pixels: bool = True) -> Dataset:
-    """A whole DICOM file, with or without its pixels. To be called inside :func:`quiet_pydicom`.
-
-    Raises:
-        FileUnreadableError: it is not DICOM, or damaged.
-    """
-    try:
-        dataset = pydicom.dcmread(path, force=True, stop_before_pixels=not pixels)
-        _require_syntax(dataset)
-        return dataset
-    except OSError:
-        raise
-    except Exception as error:
-        raise FileUnreadableError(_damaged(error)) from error
-
-
 def _attempt(path: Path, beginning: bytes) -> InstanceHeader | str | None:
     """The header, or why there is none; None for a file that does not even look like DICOM."""
     try:
-        if not _begins_like_dicom(beginning):
+        if not begins_like_dicom(beginning):
             named = path.suffix.lower() == ".dcm"
             return "is named .dcm, but its content is not DICOM; copy it again" if named else None
         if len(beginning) == _BEGINNING:
@@ -245,29 +157,14 @@ def _attempt(path: Path, beginning: bytes) -> InstanceHeader | str | None:
     except FileUnreadableError as error:
         return str(error)
     except Exception as error:  # pydicom meets damage with errors of every type
-        return _damaged(error)
-
-
-def _damaged(error: Exception) -> str:
-    # The text of the error may quote a value of the file, so only its type is passed on.
-    return f"is damaged DICOM ({type(error).__name__} while its header was read); copy or export it again"
-
-
-def _require_syntax(dataset: Dataset) -> None:
-    """Files without a transfer syntax are in the one that pydicom found by looking."""
-    if not getattr(dataset, "file_meta", None):
-        dataset.file_meta = FileMetaDataset()
-    if "TransferSyntaxUID" not in dataset.file_meta:
-        implicit, little = dataset.original_encoding
-        syntax = "1.2.840.10008.1.2" if implicit else "1.2.840.10008.1.2.1" if little else "1.2.840.10008.1.2.2"
-        dataset.file_meta.TransferSyntaxUID = UID(syntax)
+        return damaged(error)
 
 
 def _read(path: Path, file: BinaryIO) -> tuple[InstanceHeader, int]:
     """The header in an open file, and the offset behind it."""
     dataset = pydicom.dcmread(file, force=True, stop_before_pixels=True, specific_tags=_TAGS)
     end = offset = file.tell()
-    _require_syntax(dataset)
+    require_syntax(dataset)
     syntax = str(dataset.file_meta.TransferSyntaxUID)
     following = _tag(file.read(4), syntax != "1.2.840.10008.1.2.2")
     if syntax == "1.2.840.10008.1.2.1.99":  # deflated: offsets in the file mean nothing
@@ -281,7 +178,7 @@ def _read(path: Path, file: BinaryIO) -> tuple[InstanceHeader, int]:
     if pixels is None and (not sop_class or is_image):
         # A slice that lost its end must not pass for something that was never meant to be one.
         raise FileUnreadableError("ends before any pixels, although it should be an image; copy or export it again")
-    mosaic = _mosaic(dataset)
+    mosaic = mosaic_of(dataset)
     planes, per_frame = frames_of(dataset, path, 1 if pixels is None else pixels.frames)
     header = InstanceHeader(
         path=path,
@@ -336,9 +233,7 @@ def _layout(dataset: Dataset, syntax: str, offset: int, tag: BaseTag) -> PixelLa
         high_bit=_whole(dataset, "HighBit") or min(stored, allocated) - 1,
         signed=_whole(dataset, "PixelRepresentation") == 1,
         photometric=text(dataset, "PhotometricInterpretation") or "MONOCHROME2",
-        planar=_whole(dataset, "PlanarConfiguration") == 1,
         transfer_syntax=syntax,
-        big_endian=syntax == "1.2.840.10008.1.2.2",
         implicit=syntax == "1.2.840.10008.1.2",
         offset=offset,
         kind=kinds[tag],
@@ -349,27 +244,3 @@ def _layout(dataset: Dataset, syntax: str, offset: int, tag: BaseTag) -> PixelLa
 def _whole(dataset: Dataset, keyword: str) -> int | None:
     value = number(dataset, keyword)
     return None if value is None else int(value)
-
-
-def _mosaic(dataset: Dataset) -> Mosaic | None:
-    if "MOSAIC" not in text(dataset, "ImageType").split("\\"):
-        return None
-    count, normal = None, None
-    element = dataset.get(_CSA_IMAGE_HEADER)
-    if element is not None and isinstance(element.value, bytes):
-        from nibabel.nicom import csareader
-
-        try:
-            csa = csareader.read(element.value)["tags"]
-            normal = tuple(float(value) for value in csa["SliceNormalVector"]["items"]) or None
-            count = int(csa["NumberOfImagesInMosaic"]["items"][0])
-        except (KeyError, IndexError, ValueError, csareader.CSAError):
-            pass  # the plain element below may still say it
-    if count is None and (element := dataset.get(_MOSAIC_COUNT)) is not None:
-        values = numbers(element.value)
-        if not values and isinstance(element.value, bytes) and len(element.value) == 2:
-            values = (float(int.from_bytes(element.value, "little")),)
-        count = int(values[0]) if values else None
-    if count is None:
-        return None
-    return Mosaic(count, (normal[0], normal[1], normal[2]) if normal and len(normal) == 3 else None)

@@ -9,11 +9,11 @@ from typing import Literal
 
 from medseg import atomic
 from medseg.dicom.description import Algorithm, describe
-from medseg.dicom.discovery import Series
-from medseg.dicom.headers import quiet_pydicom
+from medseg.dicom.files import quiet_pydicom
 from medseg.dicom.placement import place
 from medseg.dicom.segmentation_writing import write_segmentation
 from medseg.dicom.selfcheck import check_segmentation, check_structures
+from medseg.dicom.series import Series
 from medseg.dicom.sources import read_sources
 from medseg.dicom.structures_writing import write_structures
 from medseg.errors import LabelError, SelfCheckError

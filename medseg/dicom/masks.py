@@ -24,7 +24,6 @@ class Segment:
         number: as in the object; the value of its voxels.
         category, type: coded meaning, None where the object does not say.
         algorithm: "MANUAL", "SEMIAUTOMATIC", "AUTOMATIC", or empty.
-        colour_rgb: recommended colour, 0 to 255.
     """
 
     number: int
@@ -32,7 +31,6 @@ class Segment:
     category: Code | None = None
     type: Code | None = None
     algorithm: str = ""
-    colour_rgb: tuple[int, int, int] | None = None
 
 
 @dataclass(frozen=True, eq=False)

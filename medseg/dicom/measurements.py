@@ -15,9 +15,9 @@ from pydicom.uid import generate_uid
 
 from medseg import atomic
 from medseg.dicom.description import TISSUE, Algorithm, Segment
-from medseg.dicom.discovery import Series
-from medseg.dicom.headers import quiet_pydicom, read_dataset
+from medseg.dicom.files import quiet_pydicom, read_dataset
 from medseg.dicom.segmentation_writing import MANUFACTURER, series_number, standard_code
+from medseg.dicom.series import Series
 from medseg.dicom.sources import SourceSeries, read_sources
 from medseg.errors import DataError
 from medseg.labels import value_counts

@@ -7,7 +7,8 @@ from pydicom.pixels.processing import apply_color_lut, apply_modality_lut
 from pydicom.pixels.utils import pixel_array
 
 from medseg.dicom import codecs
-from medseg.dicom.headers import InstanceHeader, PixelLayout, read_dataset
+from medseg.dicom.files import read_dataset
+from medseg.dicom.headers import InstanceHeader, PixelLayout
 from medseg.errors import FileUnreadableError
 
 _PLAIN_SYNTAXES = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1")
@@ -20,7 +21,7 @@ def read_frames(header: InstanceHeader) -> np.ndarray:
     """All frames of a file: (frames, Y, X) as stored, or (frames, Y, X, 3) as RGB.
 
     Bits beyond those that hold the value (overlays, junk) are cleared. Where a lookup table stands for slope and
-    intercept, it is applied. To be called inside :func:`medseg.dicom.headers.quiet_pydicom`.
+    intercept, it is applied. To be called inside :func:`medseg.dicom.files.quiet_pydicom`.
 
     Raises:
         FileUnreadableError: cut short, damaged, or in a compression that nothing installed decodes.

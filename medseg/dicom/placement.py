@@ -10,7 +10,8 @@ import numpy.typing as npt
 
 from medseg.dicom.sources import SourceFrame, SourceSeries
 from medseg.errors import GeometryError
-from medseg.volume import EQUAL_WITHIN_VOXELS, AxisChange, Geometry, LabelVolume
+from medseg.orientation import AxisChange
+from medseg.volume import EQUAL_WITHIN_VOXELS, Geometry, LabelVolume
 
 # A frame's rows and columns are perpendicular in DICOM. A grid that is not may be off by so much of a voxel at most.
 _PERPENDICULAR_WITHIN_VOXELS = 0.1

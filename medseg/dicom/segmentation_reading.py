@@ -12,12 +12,13 @@ from pydicom.dataset import Dataset
 from pydicom.pixels.utils import pixel_array
 
 from medseg.dicom import codecs
+from medseg.dicom.files import quiet_pydicom, read_dataset
 from medseg.dicom.frames import Plane, frames_of, number, text
 from medseg.dicom.geometry import UNKNOWN_THICKNESS_MM, directions, to_lps, to_ras
-from medseg.dicom.headers import quiet_pydicom, read_dataset
 from medseg.dicom.masks import Layers, MaskSet, Segment, code_of, smallest_dtype
 from medseg.errors import DataError, FileUnreadableError, GeometryError
-from medseg.volume import AxisChange, Geometry
+from medseg.orientation import AxisChange
+from medseg.volume import Geometry
 
 # Frames must hit voxels of a grid within this part of a voxel.
 _ON_GRID_WITHIN = 0.1
@@ -147,12 +148,15 @@ def _placement(planes: Sequence[Plane], shape: Sequence[int], geometry: Geometry
     exact[[0, 1], order[1:]] = np.sign(steps[[1, 2], order[1:]])
     furthest = np.abs(steps[1:] - exact).max() * max(shape)
     if sorted(order) != [0, 1, 2] or furthest > _ON_GRID_WITHIN:
-        raise GeometryError(f"its frames do not lie along the axes of the grid, or have other pixels: {geometry}")
+        raise GeometryError(
+            f"its frames do not lie along the axes of the grid, or have other pixels: {geometry};"
+            " give the scan it was drawn on"
+        )
     flips = [bool(steps[axis, order[axis]] < 0) for axis in range(3)]
     change = AxisChange((order[0], order[1], order[2]), (flips[0], flips[1], flips[2]))
     corners = geometry.changed(change).to_index(to_lps(points))
     if np.abs(corners - np.rint(corners)).max() > _ON_GRID_WITHIN:
-        raise GeometryError(f"its frames lie between the voxels of the grid: {geometry}")
+        raise GeometryError(f"its frames lie between the voxels of the grid: {geometry}; give the scan it was drawn on")
     return _Placement(geometry, change, np.rint(corners).astype(int))
 
 
@@ -193,7 +197,9 @@ def _frames(dataset: Dataset, path: Path, count: int) -> np.ndarray:
     except MemoryError:
         raise
     except Exception as error:  # decoders meet damage with errors of every type
-        raise FileUnreadableError(f"{path}: its frames cannot be decoded ({type(error).__name__})") from error
+        raise FileUnreadableError(
+            f"{path}: its frames cannot be decoded ({type(error).__name__}); export it again"
+        ) from error
     return frames.reshape(count, int(dataset.Rows), int(dataset.Columns))
 
 
@@ -222,17 +228,4 @@ def _segment(item: Dataset) -> Segment:
         category=code_of(item.get("SegmentedPropertyCategoryCodeSequence")),
         type=code_of(item.get("SegmentedPropertyTypeCodeSequence")),
         algorithm=text(item, "SegmentAlgorithmType"),
-        colour_rgb=_colour(item),
     )
-
-
-def _colour(item: Dataset) -> tuple[int, int, int] | None:
-    value = item.get("RecommendedDisplayCIELabValue")
-    if value is None or len(value) != 3:
-        return None
-    from skimage.color import lab2rgb
-
-    stored = np.array([int(part) for part in value], dtype=np.float64)
-    lab = np.array([stored[0] * 100 / 65535, stored[1] * 255 / 65535 - 128, stored[2] * 255 / 65535 - 128])
-    red, green, blue = np.rint(lab2rgb(lab[None, None])[0, 0] * 255).astype(int).tolist()
-    return red, green, blue

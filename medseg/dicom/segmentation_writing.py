@@ -39,6 +39,9 @@ def write_segmentation(
     # A frame that no segment reaches needs no place in memory; an object must have one frame, though.
     held = np.flatnonzero([bool(np.isin(plane, _values(segments)).any()) for plane in placement.array])
     kept = held if held.size else np.array([len(placement.array) // 2])
+    for dataset in series.datasets:
+        if "PerFrameFunctionalGroupsSequence" not in dataset and not dataset.get("SliceThickness"):
+            dataset.SliceThickness = _decimal(placement.plane_spacing_mm)  # highdicom asks for it; see below
     try:
         image = hd.seg.Segmentation(
             source_images=list(series.datasets),

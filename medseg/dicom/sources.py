@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 from pydicom.dataset import Dataset
 
-from medseg.dicom.discovery import Series
+from medseg.dicom.files import read_dataset
 from medseg.dicom.geometry import directions
-from medseg.dicom.headers import read_dataset
+from medseg.dicom.series import Series
 from medseg.errors import DataError, FileUnreadableError, GeometryError
 
 _IDENTIFIER = re.compile(r"[0-9.]{1,64}")  # it becomes part of a file's name
@@ -69,7 +69,7 @@ class SourceSeries:
 
 
 def read_sources(series: Series) -> SourceSeries:
-    """Read the whole headers of a series' files. To be called inside :func:`medseg.dicom.headers.quiet_pydicom`.
+    """Read the whole headers of a series' files. To be called inside :func:`medseg.dicom.files.quiet_pydicom`.
 
     Raises:
         FileUnreadableError: a file is gone or damaged by now.

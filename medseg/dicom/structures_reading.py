@@ -10,11 +10,11 @@ import numpy as np
 from pydicom.dataset import Dataset
 
 from medseg.dicom.contours import flat_axis, rasterize
-from medseg.dicom.discovery import Series
+from medseg.dicom.files import quiet_pydicom, read_dataset
 from medseg.dicom.frames import number, numbers, text
 from medseg.dicom.geometry import to_lps
-from medseg.dicom.headers import quiet_pydicom, read_dataset
 from medseg.dicom.masks import Layers, MaskSet, Segment, code_of, smallest_dtype
+from medseg.dicom.series import Series
 from medseg.errors import FileUnreadableError, GeometryError
 from medseg.volume import Geometry
 
@@ -60,7 +60,7 @@ def read_structures(
             int(number(item, "ReferencedROINumber") or 0): item
             for item in dataset.get("RTROIObservationsSequence") or []
         }
-        segments = [_segment(item, contours, observations) for item in dataset.StructureSetROISequence]
+        segments = [_segment(item, observations) for item in dataset.StructureSetROISequence]
         notes += [
             f"contours of structure {lost}, which is not described, are left aside"
             for lost in sorted(set(contours) - {segment.number for segment in segments})
@@ -143,18 +143,15 @@ def _mask(
     return mask
 
 
-def _segment(item: Dataset, contours: dict[int, Dataset], observations: dict[int, Dataset]) -> Segment:
+def _segment(item: Dataset, observations: dict[int, Dataset]) -> Segment:
     value = int(number(item, "ROINumber") or 0)
-    colour = numbers(contours[value].get("ROIDisplayColor")) if value in contours else ()
     observation = observations.get(value)
     code = code_of(observation.get("RTROIIdentificationCodeSequence")) if observation is not None else None
-    red, green, blue = (int(part) for part in colour) if len(colour) == 3 else (0, 0, 0)
     return Segment(
         number=value,
         name=text(item, "ROIName") or f"structure {value}",
         type=code,
         algorithm=_ALGORITHMS.get(text(item, "ROIGenerationAlgorithm"), ""),
-        colour_rgb=(red, green, blue) if len(colour) == 3 else None,
     )
 
 

@@ -12,13 +12,14 @@ from pathlib import Path
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 
-from medseg.dicom.discovery import Series
+from medseg.dicom.files import quiet_pydicom, read_dataset
 from medseg.dicom.frames import number, text
-from medseg.dicom.headers import quiet_pydicom, read_dataset
+from medseg.dicom.series import Series
 from medseg.errors import DataError
 
 _PHILIPS_SUV_FACTOR = Tag(0x7053, 0x1000)
 _DAY = timedelta(days=1)
+_WITHOUT = "; read it without --suv"
 
 
 def suv_factors(series: Series) -> dict[Path, float]:
@@ -33,7 +34,9 @@ def suv_factors(series: Series) -> dict[Path, float]:
 
 def _factor(dataset: Dataset, series: Series) -> float:
     if series.modality != "PT":
-        raise DataError(f"{series}: uptake values exist for PET only, found {series.modality or 'no modality'}")
+        raise DataError(
+            f"{series}: uptake values exist for PET only, found {series.modality or 'no modality'}{_WITHOUT}"
+        )
     units = text(dataset, "Units")
     if units == "GML":
         return 1.0
@@ -44,7 +47,7 @@ def _factor(dataset: Dataset, series: Series) -> float:
             raise DataError(f"{series}: counts without the factor to uptake values; export it in BQML")
         return factor
     if units != "BQML":
-        raise DataError(f"{series}: uptake values need the unit BQML, GML or CNTS, found {units or 'none'}")
+        raise DataError(f"{series}: uptake values need the unit BQML, GML or CNTS, found {units or 'none'}{_WITHOUT}")
     weight_kg = number(dataset, "PatientWeight")
     drug = (list(dataset.get("RadiopharmaceuticalInformationSequence") or []) or [Dataset()])[0]
     dose, half_life = number(drug, "RadionuclideTotalDose"), number(drug, "RadionuclideHalfLife")
@@ -55,13 +58,13 @@ def _factor(dataset: Dataset, series: Series) -> float:
         if not value or value <= 0
     ]
     if missing or weight_kg is None or dose is None or half_life is None:
-        raise DataError(f"{series}: uptake values need {', '.join(missing)}, which the files do not say")
+        raise DataError(f"{series}: uptake values need {', '.join(missing)}, which the files do not say{_WITHOUT}")
     if corrected == "ADMIN":
         decay = 1.0
     elif corrected == "START":
         decay = 2.0 ** (-_seconds_after_injection(dataset, drug, series) / half_life)
     else:
-        raise DataError(f"{series}: expected decay correction START or ADMIN, found {corrected or 'none'}")
+        raise DataError(f"{series}: expected decay correction START or ADMIN, found {corrected or 'none'}{_WITHOUT}")
     return weight_kg * 1000.0 / (dose * decay)
 
 
@@ -72,7 +75,7 @@ def _seconds_after_injection(dataset: Dataset, drug: Dataset, series: Series) ->
     if scanned is None or (acquired is not None and scanned > acquired):
         # The series was made later than the scan (a reconstruction of its own): the scan begins with its first slice.
         if acquired is None:
-            raise DataError(f"{series}: uptake values need the time of the scan, which the files do not say")
+            raise DataError(f"{series}: uptake values need the time of the scan, which the files do not say{_WITHOUT}")
         reference, duration = number(dataset, "FrameReferenceTime"), number(dataset, "ActualFrameDuration")
         if reference is None or duration is None:
             scanned = acquired
@@ -85,7 +88,7 @@ def _seconds_after_injection(dataset: Dataset, drug: Dataset, series: Series) ->
         time = text(drug, "RadiopharmaceuticalStartTime")
         injected = _moment(scanned.strftime("%Y%m%d"), time)
         if injected is None:
-            raise DataError(f"{series}: uptake values need the time of injection, which the files do not say")
+            raise DataError(f"{series}: uptake values need the time of injection, which the files do not say{_WITHOUT}")
         if injected > scanned:
             injected -= _DAY  # before midnight
     seconds = (scanned - injected).total_seconds()

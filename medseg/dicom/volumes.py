@@ -11,13 +11,14 @@ from pathlib import Path
 
 import numpy as np
 
-from medseg.dicom import headers as dicom_headers
-from medseg.dicom.discovery import FolderContent, Series, survey_folder
+from medseg.dicom.discovery import FolderContent, survey_folder
+from medseg.dicom.files import quiet_pydicom
 from medseg.dicom.frames import Plane
 from medseg.dicom.geometry import evened
-from medseg.dicom.headers import InstanceHeader, PixelLayout
 from medseg.dicom.mosaic import tile
-from medseg.dicom.pixels import read_frames, stored_dtype
+from medseg.dicom.pixels import read_frames
+from medseg.dicom.rescaling import DoesNotFitError, candidate_dtypes, rescale
+from medseg.dicom.series import Series
 from medseg.dicom.shearing import sheared_out
 from medseg.dicom.uptake import suv_factors
 from medseg.errors import DataError, FileUnreadableError, GeometryError, UsageError
@@ -29,14 +30,8 @@ PathLike = str | os.PathLike[str]
 # Files decoded at once: enough to keep a disk busy, few enough that their pixels take no memory to speak of.
 _THREADS = 4
 _LISTED = 6
-# Modalities whose values have a meaning of their own, which a display's white or black does not change.
-_MEASURING = ("CT", "MR", "PT", "NM", "RTDOSE")
 
 log = logging.getLogger(__name__)
-
-
-class _DoesNotFitError(Exception):
-    """Values of a slice do not fit into the type that the headers led to expect."""
 
 
 def read_series(
@@ -66,7 +61,7 @@ def read_series(
         DataError: no volume here, or no uptake values can be computed.
     """
     parts = find_volume(source, fix_spacing=fix_spacing, progress=progress)
-    with dicom_headers.quiet_pydicom():
+    with quiet_pydicom():
         volumes = [_read_part(part, fix_spacing, suv, progress) for part in parts]
     if len(volumes) == 1:
         return volumes[0]
@@ -85,7 +80,7 @@ def probe_series(
         As :func:`read_series`.
     """
     parts = find_volume(source, fix_spacing=fix_spacing)
-    dtypes = [_candidates(part, fix_spacing)[0] for part in parts]
+    dtypes = [candidate_dtypes(part, fix_spacing)[0] for part in parts]
     return sum(part.channels for part in parts), _grid(parts[0], fix_spacing), np.result_type(*dtypes)
 
 
@@ -110,6 +105,15 @@ def find_volume(
     return parts
 
 
+def share_grid(parts: Sequence[Series], *, fix_spacing: bool = False) -> bool:
+    """Whether series lie on one grid, as the channels of a volume do."""
+    try:
+        find_volume(tuple(parts), fix_spacing=fix_spacing)
+    except GeometryError:
+        return False
+    return True
+
+
 def _only_volume(content: FolderContent, path: Path, fix_spacing: bool) -> tuple[Series, ...]:
     """The one volume of a folder or file."""
     if content.unreadable:
@@ -127,7 +131,7 @@ def _only_volume(content: FolderContent, path: Path, fix_spacing: bool) -> tuple
     volumes = [one for one in images if one.is_volume]
     stacks = [one for one in images if one.kind in ("stack", "frames")]
     singles = [one for one in images if one.kind == "single image"]
-    if stacks and not (fix_spacing and all(_mendable(one) for one in stacks)):
+    if stacks and not (fix_spacing and all(one.is_uneven for one in stacks)):
         # Beside a good volume too: the slices that do not fit may have been meant to belong to it.
         raise GeometryError("; ".join(f"{one.described}: {one.problem}" for one in stacks[:2]))
     found = volumes + stacks or singles
@@ -145,20 +149,10 @@ def _only_volume(content: FolderContent, path: Path, fix_spacing: bool) -> tuple
     return tuple(found)
 
 
-def _mendable(series: Series) -> bool:
-    return series.arrangement is not None and series.arrangement.is_uneven
-
-
 def _parts_of_one(found: Sequence[Series], fix_spacing: bool) -> bool:
     if len({(one.study_uid, one.uid) for one in found}) > 1 or len({one.size for one in found}) > 1:
         return False
-    try:
-        first, *others = (_grid(one, fix_spacing) for one in found)
-        for other in others:
-            first.require_equal(other, "", "")
-    except GeometryError:
-        return False
-    return True
+    return share_grid(found, fix_spacing=fix_spacing)
 
 
 def _grid(series: Series, fix_spacing: bool) -> Geometry:
@@ -170,11 +164,11 @@ def _grid(series: Series, fix_spacing: bool) -> Geometry:
 def _read_part(series: Series, fix_spacing: bool, suv: bool, progress: Progress) -> Volume:
     geometry = _grid(series, fix_spacing)
     factors = suv_factors(series) if suv else None
-    candidates = _candidates(series, fix_spacing or suv)
+    candidates = candidate_dtypes(series, fix_spacing or suv)
     for dtype in candidates:
         try:
             array = _filled(series, dtype, factors, dtype != candidates[-1], progress)
-        except _DoesNotFitError:
+        except DoesNotFitError:
             continue
         break
     else:
@@ -186,40 +180,6 @@ def _read_part(series: Series, fix_spacing: bool, suv: bool, progress: Progress)
     elif fix_spacing and arrangement is not None and arrangement.is_uneven:
         array = _between(array, evened(arrangement, *series.plane_shape)[1])
     return Volume(array, geometry)
-
-
-def _candidates(series: Series, real: bool) -> list[np.dtype]:
-    """Types that may hold the values, the most compact first; the last one surely does."""
-    layouts = {header.path: header.pixels for header in series.headers}
-    if real or any(layout is not None and layout.has_lookup for layout in layouts.values()):
-        return [np.dtype(np.float32)]
-    low, high, identity, kinds = 0.0, 0.0, True, set()
-    for key in {(layouts[plane.path], plane.slope, plane.intercept) for plane in series.planes}:
-        layout, slope, intercept = key
-        assert layout is not None
-        kinds.add(_output_dtype(layout))
-        identity = identity and slope == 1 and intercept == 0
-        if layout.kind != "integer" or not (float(slope).is_integer() and float(intercept).is_integer()):
-            return [np.dtype(np.float64 if layout.kind == "double" else np.float32)]
-        bits = layout.bits_stored
-        ends = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if layout.signed else (0, 2**bits - 1)
-        values = [end * slope + intercept for end in ends]
-        low, high = min(low, *values), max(high, *values)
-    if identity and len(kinds) == 1:
-        return list(kinds)
-    fitting = [
-        np.dtype(kind) for kind in (np.int16, np.int32) if np.iinfo(kind).min <= low <= high <= np.iinfo(kind).max
-    ]
-    if fitting and fitting[0] == np.int32 and max(kind.itemsize for kind in kinds) == 2:
-        return [np.dtype(np.int16), np.dtype(np.int32)]  # 16 bits are stored, 12 are usual
-    return fitting[:1] or [np.dtype(np.float64)]
-
-
-def _output_dtype(layout: PixelLayout) -> np.dtype:
-    """The type of pixels as they are stored, colours included."""
-    if layout.photometric == "PALETTE COLOR":
-        return np.dtype(np.uint8)
-    return stored_dtype(layout)
 
 
 def _filled(
@@ -248,7 +208,7 @@ def _filled(
             if channels > 1:
                 out[:, index] = np.moveaxis(picture, -1, 0)
             else:
-                _convert(picture, plane, header, factor, out[0, index], is_doubtful)
+                rescale(picture, plane, header, factor, out[0, index], is_doubtful)
 
     for done, _ in enumerate(_in_threads(fill, files), 1):
         progress(done, len(files), "reading DICOM pixels")
@@ -270,39 +230,6 @@ def _in_threads(function: Callable[..., None], items: Sequence[object]) -> Itera
         finally:
             for future in flying:
                 future.cancel()
-
-
-def _convert(
-    picture: np.ndarray, plane: Plane, header: InstanceHeader, factor: float, out: np.ndarray, is_doubtful: bool
-) -> None:
-    """Stored values to the modality's, into ``out``; whether they fit is looked at where that is doubtful."""
-    layout = header.pixels
-    assert layout is not None
-    slope, intercept = (1.0, 0.0) if layout.has_lookup else (plane.slope, plane.intercept)
-    if layout.photometric == "MONOCHROME1" and header.modality not in _MEASURING:
-        # Shown inverted: bright stands for low. Turned within the range of the stored bits, as viewers do.
-        bits = layout.bits_stored
-        ends = (-(2 ** (bits - 1)) + 2 ** (bits - 1) - 1) if layout.signed else 2**bits - 1
-        picture = (ends - picture.astype(np.int64)).astype(picture.dtype)
-    if out.dtype.kind == "f":
-        # In the precision of the result, as other converters do, so that values agree to the last bit.
-        out[...] = picture
-        if slope != 1 or factor != 1:
-            out *= out.dtype.type(slope * factor)
-        if intercept:
-            out += out.dtype.type(intercept * factor)
-        return
-    if is_doubtful:
-        limits = np.iinfo(out.dtype)
-        ends = [int(value) * int(slope) + int(intercept) for value in (picture.min(), picture.max())]
-        if min(ends) < limits.min or max(ends) > limits.max:
-            raise _DoesNotFitError
-    # The results fit, so wrapping around on the way does no harm.
-    np.copyto(out, picture, casting="unsafe")
-    if slope != 1:
-        np.multiply(out, np.array(int(slope)).astype(out.dtype), out=out)
-    if intercept:
-        np.add(out, np.array(int(intercept)).astype(out.dtype), out=out)
 
 
 def _between(array: np.ndarray, where: np.ndarray) -> np.ndarray:

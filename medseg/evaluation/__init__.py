@@ -1,16 +1,9 @@
 """Predictions against references: pairs by name, a table with a row a case and label, its summary, both as files."""
 
-from medseg.evaluation.comparison import (
-    COLUMNS,
-    COUNTS,
-    METRICS,
-    Evaluation,
-    evaluate,
-    evaluate_folders,
-    evaluate_pairs,
-)
+from medseg.evaluation.comparison import evaluate, evaluate_folders, evaluate_pairs
 from medseg.evaluation.grids import onto_grid
 from medseg.evaluation.pairing import Pair, Pairing, pair_masks
+from medseg.evaluation.results import COLUMNS, COUNTS, METRICS, Evaluation
 from medseg.evaluation.summary import Finding, findings, foreground_mean, metrics_of, summarize
 from medseg.evaluation.tables import nnunet_summary, write_tables
 

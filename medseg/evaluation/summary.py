@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from medseg.evaluation.comparison import COLUMNS, METRICS
+from medseg.evaluation.results import COLUMNS, METRICS
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from medseg import atomic, documents
-from medseg.evaluation.comparison import COUNTS, Evaluation
+from medseg.evaluation.results import COUNTS, Evaluation
 from medseg.evaluation.summary import foreground_mean, metrics_of, summarize
 
 VERSION = 1

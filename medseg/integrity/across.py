@@ -11,8 +11,8 @@ import numpy as np
 from medseg.dataset import Finding
 from medseg.integrity.records import CaseRecord
 from medseg.labels import LabelSet
+from medseg.orientation import CANONICAL
 from medseg.splits import Split
-from medseg.volume import CANONICAL
 
 SPACING_FACTOR = 8.0
 """Voxel sizes further than this from the median: another unit or a lost header rather than another scanner."""
@@ -76,6 +76,10 @@ def class_balance(records: Sequence[CaseRecord], labels: LabelSet) -> tuple[Clas
 
 def balance_problems(classes: Sequence[ClassBalance], labels: LabelSet, folds: Sequence[Split]) -> Iterator[Finding]:
     """Classes that nobody drew, that few masks show, or that are of another size in some case."""
+    if classes and classes[0].masks and not any(one.volumes_ml for one in classes):
+        problem = f"none of {classes[0].masks} masks holds any of the classes, so there is nothing to learn"
+        yield Finding("error", problem, remedy="check the masks and the declared labels")
+        return
     for one in classes:
         values = ", ".join(map(str, labels.classes[one.name]))
         seen = len(one.volumes_ml)

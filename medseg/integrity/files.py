@@ -39,7 +39,8 @@ def content_problems(volume: Volume, file: Path, case: str | None) -> Iterator[F
     for number, channel in enumerate(volume.array):
         if channel.min() == channel.max():
             which = f"channel {number}: " if volume.channels > 1 else ""
-            yield Finding("warning", f"{which}all voxels are {channel.flat[0]}", case, file)
+            remedy = "export the scan anew, or remove the case: there is nothing to see"
+            yield Finding("warning", f"{which}all voxels are {channel.flat[0]}", case, file, remedy)
 
 
 def header_problems(file: Path, case: str | None) -> Iterator[Finding]:
@@ -99,6 +100,7 @@ def compare_grids(
 
 
 def of_error(error: MedsegError, file: Path, case: str | None) -> Finding:
+    """An error as a finding: what its message says to do next becomes the remedy."""
     text = str(error).removeprefix(f"{file}: ")
     problem, _, remedy = text.rpartition("; ") if "; " in text else (text, "", "")
     return Finding("error", problem, case, file, remedy)

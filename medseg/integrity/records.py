@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.ndimage import uniform_filter
 
-from medseg.volume import CANONICAL, Geometry, Volume
+from medseg.orientation import CANONICAL
+from medseg.volume import Geometry, Volume
 
 SKETCH = 16
 """Cells of a sketch along each axis."""

@@ -36,6 +36,7 @@ __all__ = [
     "read",
     "read_labels",
     "require_finite",
+    "require_writable",
     "resolve",
     "stamp",
     "write",
@@ -205,6 +206,16 @@ def require_finite(volume: Volume, where: str) -> None:
         raise DataError(
             f"{where}: {count} of {volume.array.size} voxels are NaN or infinite; replace them (for example by 0)"
         )
+
+
+def require_writable(path: PathLike) -> None:
+    """Raise where :func:`write` knows no format for the ending of ``path``.
+
+    Raises:
+        UsageError: lists the endings that are written.
+    """
+    with naming(Path(path)):
+        formats.writer(Path(path))
 
 
 def _each(path: Source | Sequence[Source], function: Callable[[Any], T]) -> list[tuple[Any, T]]:

@@ -39,6 +39,8 @@ def onto(volume: Volume, grid: Geometry, what: str) -> Volume:
             result[z][beyond] = lowest
     total = int(np.prod(grid.shape))
     if outside == total:
-        raise GeometryError(f"{what}: no part of it lies within the first channel, whose grid is {grid}")
+        raise GeometryError(
+            f"{what}: no part of it lies within the first channel, whose grid is {grid}; give channels of one place"
+        )
     log.info("%s: resampled onto the first channel, of which it covers %.0f %%", what, 100 * (1 - outside / total))
     return Volume(out, grid)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,8 @@ _TYPES = {
 _HEADER_SIZE = 1 << 14
 _FIELD = re.compile(rb"^(\w+)[ \t]*=[ \t]*(.*?)\s*$", re.MULTILINE)
 _COMPRESSION = 3
+_STORED_BYTES = {"MET_CHAR": 1, "MET_UCHAR": 1, "MET_SHORT": 2, "MET_USHORT": 2, "MET_INT": 4, "MET_UINT": 4}
+_STORED_BYTES |= {"MET_LONG_LONG": 8, "MET_ULONG_LONG": 8, "MET_FLOAT": 4, "MET_DOUBLE": 8}
 
 
 def read(path: Path) -> Volume:
@@ -60,22 +63,26 @@ def write(image: Volume | LabelVolume, path: Path, like: Path | None) -> None:
         ValueError: voxels of a type that is not written.
     """
     array = storable(image.array.reshape(-1, *image.geometry.shape))
-    picture = (
-        sitk.GetImageFromArray(array[0])
-        if len(array) == 1
-        else sitk.GetImageFromArray(np.moveaxis(array, 0, -1), isVector=True)
-    )
-    picture.SetSpacing(image.geometry.spacing_mm[::-1])
-    directions = image.geometry.affine[:3, [2, 1, 0]] / np.array(image.geometry.spacing_mm[::-1])
-    picture.SetDirection((_LPS @ directions).ravel().tolist())
-    picture.SetOrigin((_LPS @ image.geometry.affine[:3, 3]).tolist())
+    source = None
     if like is not None:
         source = _reader(like)
         source.ReadImageInformation()
-        if source.GetDimension() == 3:
-            picture.SetSpacing(source.GetSpacing())
-            picture.SetDirection(source.GetDirection())
-            picture.SetOrigin(source.GetOrigin())
+    flat = source is not None and source.GetDimension() == 2
+    picture = (
+        sitk.GetImageFromArray(array[0, 0] if flat else array[0])
+        if len(array) == 1
+        else sitk.GetImageFromArray(np.moveaxis(array[:, 0] if flat else array, 0, -1), isVector=True)
+    )
+    # Negative spacings in a header are turned into directions as a file is read, but cannot be written.
+    if source is not None and source.GetDimension() == picture.GetDimension() and min(source.GetSpacing()) > 0:
+        picture.SetSpacing(source.GetSpacing())
+        picture.SetDirection(source.GetDirection())
+        picture.SetOrigin(source.GetOrigin())
+    else:
+        picture.SetSpacing(image.geometry.spacing_mm[::-1])
+        directions = image.geometry.affine[:3, [2, 1, 0]] / np.array(image.geometry.spacing_mm[::-1])
+        picture.SetDirection((_LPS @ directions).ravel().tolist())
+        picture.SetOrigin((_LPS @ image.geometry.affine[:3, 3]).tolist())
     writer = sitk.ImageFileWriter()
     writer.SetImageIO("MetaImageIO")
     writer.SetFileName(str(path))
@@ -142,17 +149,33 @@ def _require_whole(path: Path) -> None:
     """Find voxels that are missing or cut short before ITK does, whose reports say neither.
 
     Raises:
-        FileUnreadableError: the file with the voxels is not there, or fewer bytes follow the header than it declares.
+        FileUnreadableError: the file with the voxels is not there, or holds fewer bytes than the header declares.
     """
     with path.open("rb") as file:
         head = file.read(_HEADER_SIZE)
-    fields = {key.decode("latin-1"): value for key, value in _FIELD.findall(head)}
-    place = fields.get("ElementDataFile", b"").decode("latin-1")
-    if place != "LOCAL":
-        if place and place != "LIST" and "%" not in place and not (path.parent / place).is_file():
-            raise FileUnreadableError(f"a header without voxels: {place} is not beside it; copy both files")
+    fields = {key.decode("latin-1"): value.decode("latin-1") for key, value in _FIELD.findall(head)}
+    place, start = fields.get("ElementDataFile", ""), 0
+    if place == "LOCAL":
+        place, start = path.name, head.index(b"\n", head.index(b"ElementDataFile")) + 1
+    elif not place or place.startswith("LIST") or "%" in place:
         return
-    start = head.index(b"\n", head.index(b"ElementDataFile")) + 1
-    there, expected = path.stat().st_size - start, int(fields.get("CompressedDataSize", 0))
+    voxels = path.parent / place
+    if not voxels.is_file():
+        raise FileUnreadableError(f"a header without voxels: {place} is not beside it; copy both files")
+    there, expected = voxels.stat().st_size - start, _stored_bytes(fields)
     if there < expected:
-        raise FileUnreadableError(f"voxels are cut short: expected {expected} bytes, found {there}; copy it again")
+        where = "" if voxels == path else f" in {place}"
+        raise FileUnreadableError(f"voxels are cut short: expected {expected} bytes{where}, found {there}; copy again")
+
+
+def _stored_bytes(fields: dict[str, str]) -> int:
+    """How many bytes of voxels the header declares; 0 where it leaves that open."""
+    try:
+        if fields.get("CompressedData", "False").lower() == "true":
+            return int(fields.get("CompressedDataSize", 0))
+        itemsize = _STORED_BYTES[fields["ElementType"].removesuffix("_ARRAY")]
+        channels = int(fields.get("ElementNumberOfChannels", 1))
+        binary = fields.get("BinaryData", "False").lower() == "true"
+        return prod(int(size) for size in fields["DimSize"].split()) * channels * itemsize if binary else 0
+    except (KeyError, ValueError):
+        return 0  # what is wrong there is for ITK to say

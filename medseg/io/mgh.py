@@ -42,7 +42,9 @@ def read_header(path: Path) -> Header:
 def _parse(path: Path) -> tuple[np.dtype, Geometry, int]:
     block = content.head(path, _HEADER_SIZE)
     if len(block) < _HEADER_SIZE:
-        raise FileUnreadableError(f"the header is cut short: expected {_HEADER_SIZE} bytes, found {len(block)}")
+        raise FileUnreadableError(
+            f"the header is cut short: expected {_HEADER_SIZE} bytes, found {len(block)}; copy it again"
+        )
     try:
         header = MGHHeader(block, check=False)
         sizes, affine, dtype = header.get_data_shape(), header.get_affine(), cast(np.dtype, header.get_data_dtype())

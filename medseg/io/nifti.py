@@ -86,13 +86,7 @@ def raw_header(path: Path) -> Nifti1Header | Nifti2Header:
     Raises:
         FileUnreadableError: its number of axes or data type cannot be.
     """
-    block = content.head(path, HEADER_SIZE)
-    kind = Nifti2Header if block[4:7] in (b"n+2", b"ni2") else Nifti1Header
-    size = kind.template_dtype.itemsize
-    if len(block) < size:
-        raise FileUnreadableError(f"the header is cut short: expected {size} bytes, found {len(block)}")
-    endianness = "<" if int.from_bytes(block[:4], "little") == size else ">"
-    header = kind(block[:size], endianness=endianness, check=False)
+    header = _stored_header(path)
     axes = int(header["dim"][0])
     if not 1 <= axes <= 7:
         raise FileUnreadableError(f"the header claims {axes} axes (dim[0]), expected 1 to 7; copy the file again")
@@ -102,6 +96,16 @@ def raw_header(path: Path) -> Nifti1Header | Nifti2Header:
     header["pixdim"][0] = -1 if header["pixdim"][0] < 0 else 1
     header["pixdim"][1:4] = np.abs(header["pixdim"][1:4])
     return header
+
+
+def _stored_header(path: Path) -> Nifti1Header | Nifti2Header:
+    block = content.head(path, HEADER_SIZE)
+    kind = Nifti2Header if block[4:7] in (b"n+2", b"ni2") else Nifti1Header
+    size = kind.template_dtype.itemsize
+    if len(block) < size:
+        raise FileUnreadableError(f"the header is cut short: expected {size} bytes, found {len(block)}; copy it again")
+    endianness = "<" if int.from_bytes(block[:4], "little") == size else ">"
+    return kind(block[:size], endianness=endianness, check=False)
 
 
 def form_geometries(
@@ -128,7 +132,7 @@ def write(image: Volume | LabelVolume, path: Path, like: Path | None) -> None:
         ValueError: voxels of a type that NIfTI cannot hold.
     """
     array = np.ascontiguousarray(storable(image.array.reshape(-1, *image.geometry.shape)))
-    header = _new_header(image.geometry, array, raw_header(like) if like else None)
+    header = _new_header(image.geometry, array, _stored_header(like) if like else None)
     with path.open("wb") as file:
         if path.name.lower().endswith(".gz"):
             # No name and no time inside: the same mask gives the same bytes.
@@ -149,7 +153,8 @@ def _new_header(
     large = max(array.shape) > _LARGEST_NIFTI1_SIZE
     header = Nifti2Header() if isinstance(like, Nifti2Header) or large else Nifti1Header()
     header.set_data_dtype(array.dtype)
-    header.set_data_shape(array.shape[::-1] if array.shape[0] > 1 else array.shape[:0:-1])
+    sizes = array.shape[::-1] if array.shape[0] > 1 else array.shape[:0:-1]
+    header.set_data_shape(sizes[:2] if like is not None and len(sizes) == 3 and like["dim"][0] == 2 else sizes)
     header["vox_offset"] = header.single_vox_offset
     header["scl_slope"], header["scl_inter"] = 1.0, 0.0
     if like is None:
@@ -175,7 +180,8 @@ def _parse(path: Path) -> tuple[Nifti1Header | Nifti2Header, Geometry, int]:
         sizes = [int(size) for size in header.get_data_shape()]
         affine = cast(np.ndarray, header.get_best_affine())
         native_dtype(header.get_data_dtype())
-    except (HeaderDataError, ValueError, KeyError) as error:
+        int(header.get_data_offset())
+    except (HeaderDataError, ValueError, KeyError, OverflowError) as error:
         raise FileUnreadableError(f"the header makes no sense: {_one_line(error)}") from error
     while len(sizes) > 3 and sizes[-1] == 1:
         sizes.pop()

@@ -39,6 +39,7 @@ _TYPES = {
     np.float64: ("double",),
 }
 _COMPRESSION = 3
+_GRID_FIELDS = ("space", "space dimension", "space directions", "space origin", "spacings", "kinds")
 
 
 def read(path: Path) -> Volume:
@@ -90,26 +91,30 @@ def raw_header(path: Path) -> dict[str, Any]:
     return header
 
 
-def write(image: Volume | LabelVolume, path: Path, like: Path | None) -> None:  # noqa: ARG001
-    """Write one file. The format stores the grid as it is, so ``like`` has nothing more exact to give.
+def write(image: Volume | LabelVolume, path: Path, like: Path | None) -> None:
+    """Write one file. The format stores the grid as it is; only of a file of two axes it is taken from ``like``.
 
     Raises:
         ValueError: voxels of a type that is not written.
     """
     array = storable(image.array.reshape(-1, *image.geometry.shape))
+    source = {} if like is None else raw_header(like)
     affine = np.diag([*_LPS_TO_RAS, 1.0, 1.0]) @ image.geometry.affine
     header: dict[str, Any] = {
-        "encoding": "gzip",
         "space": "left-posterior-superior",
         "kinds": ["domain"] * 3,
         "space directions": affine[:3, [2, 1, 0]].T,
         "space origin": affine[:3, 3],
     }
-    if len(array) == 1:
-        array = array[0]
-    else:
+    if len(array) > 1:
         header["kinds"].append("list")
         header["space directions"] = np.vstack([header["space directions"], [np.nan] * 3])
+    elif source.get("dimension") == 2:
+        array = array[0, 0]
+        header = {name: source[name] for name in _GRID_FIELDS if name in source}
+    else:
+        array = array[0]
+    header["encoding"] = "gzip"
     nrrd.write(str(path), array, header, compression_level=_COMPRESSION, index_order="C")
 
 

@@ -42,7 +42,11 @@ def resolve(sources: Sequence[Any]) -> list[Any]:
 
 @contextmanager
 def naming(path: object) -> Iterator[None]:
-    """Errors of one file become one line that begins with its path."""
+    """Errors of one file become one line that begins with its path.
+
+    Raises:
+        FileUnreadableError: in the place of errors that are not medseg's own.
+    """
     try:
         yield
     except (DataError, UsageError) as error:
@@ -50,10 +54,14 @@ def naming(path: object) -> Iterator[None]:
             raise
         raise type(error)(f"{path}: {error}") from error
     except FileNotFoundError as error:
-        raise FileUnreadableError(f"{path}: no such file") from error
+        raise FileUnreadableError(f"{path}: no such file; correct the path") from error
     except OSError as error:
-        raise FileUnreadableError(f"{path}: cannot be read: {error.strerror or error}") from error
+        raise FileUnreadableError(
+            f"{path}: cannot be read: {error.strerror or error}; see that you may read it"
+        ) from error
     except MemoryError as error:
-        raise FileUnreadableError(f"{path}: too large for the memory of this machine, or a damaged header") from error
+        raise FileUnreadableError(
+            f"{path}: too large for the memory of this machine, or a damaged header; copy it again, or use more memory"
+        ) from error
     except (ValueError, OverflowError) as error:
         raise FileUnreadableError(f"{path}: {' '.join(str(error).split())}") from error

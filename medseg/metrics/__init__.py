@@ -6,9 +6,9 @@ no torch. Definitions, and what every metric gives for empty masks, are in ``doc
 
 from medseg.metrics.boundary import boundary_iou
 from medseg.metrics.centreline import cldice
+from medseg.metrics.counts import Overlap, mean_iou, overlap
 from medseg.metrics.extras import parse_metrics
 from medseg.metrics.lesions import LesionDetection, lesion_detection
-from medseg.metrics.overlap import Overlap, mean_iou, overlap
 from medseg.metrics.surface import (
     SurfaceDistances,
     SurfaceElements,

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from medseg.errors import UsageError
+from medseg.metrics.counts import count_overlap
 from medseg.metrics.masks import checked_length_mm, checked_spacing, mask_pair
-from medseg.metrics.overlap import count_overlap
 
 
 def boundary_iou(prediction: ArrayLike, reference: ArrayLike, spacing_mm: Sequence[float], width_mm: float) -> float:

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from medseg.errors import UsageError
+from medseg.metrics.counts import ratio
 from medseg.metrics.masks import mask_pair
-from medseg.metrics.overlap import ratio
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ def checked_spacing(spacing_mm: Sequence[float], ndim: int) -> tuple[float, ...]
     Raises:
         UsageError: another number of axes, or a value that is not a positive length.
     """
-    spacing = tuple(float(value) for value in spacing_mm)
+    spacing = tuple(float(value) for value in np.ravel(np.asarray(spacing_mm)))
     if len(spacing) != ndim or not all(isfinite(value) and value > 0 for value in spacing):
         raise UsageError(
             f"metrics: expected {ndim} positive spacings in mm, one for each array axis, found {spacing}; "

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike
 
+from medseg.metrics.counts import count_overlap
 from medseg.metrics.extras import Extra, extra_values, parse_metrics
 from medseg.metrics.masks import checked_length_mm, checked_spacing, label_pair
-from medseg.metrics.overlap import count_overlap
 from medseg.metrics.regions import Region, label_regions
 from medseg.metrics.surface import assd_mm, hausdorff_mm, measure_surfaces, surface_dice
 

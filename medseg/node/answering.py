@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 def predicting(predictor: Predictor, choice: dicom.SeriesChoice = dicom.ANY) -> Answer:
-    """Answers by a model.
+    """Answers by a model. An answer raises ``DataError`` where no series of a study can be predicted.
 
     Args:
         choice: which series of a study are predicted, and how they are read.

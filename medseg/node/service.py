@@ -35,6 +35,9 @@ class NodeSettings:
         title, host, port: what the node is called, and where it listens (port 0: any that is free).
         quiet_s: a study is complete when nothing came for so many seconds. Longer than its sender's longest pause.
         retry_s, longest_retry_s: after a failure, tries again after so many seconds, twice as many each time.
+
+    Raises:
+        UsageError: nobody may send, or a title that is none.
     """
 
     spool: Path

@@ -1,12 +1,14 @@
 """Prediction: a warm ``Predictor`` for scans in memory, and cases from files to files."""
 
+from medseg.prediction.cases import Job, Predictions, predict_cases
 from medseg.prediction.choice import Choice, choice_of
 from medseg.prediction.estimating import Estimate, estimate_cases
-from medseg.prediction.files import Job, Predictions, jobs_for, predict_cases, predict_files
+from medseg.prediction.extras import Extras
+from medseg.prediction.files import jobs_for, predict_files
 from medseg.prediction.memory import Need, require_memory
 from medseg.prediction.models import load_predictor, open_model
 from medseg.prediction.outputs import Wishes
-from medseg.prediction.predictor import Extras, Predictor, Source
+from medseg.prediction.predictor import Predictor, Source
 from medseg.prediction.settings import DEFAULT_SETTINGS, PredictionSettings
 
 __all__ = [

@@ -12,7 +12,7 @@ import torch
 from medseg import io
 from medseg.io import Header
 from medseg.planning.plan import Configuration, Plan
-from medseg.prediction.files import Job
+from medseg.prediction.cases import Job
 from medseg.prediction.member import Member, Placement
 from medseg.prediction.memory import Need, require_memory
 from medseg.prediction.outputs import Wishes

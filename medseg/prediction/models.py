@@ -17,7 +17,12 @@ def load_predictor(
     precision: str = "auto",
     settings: PredictionSettings = DEFAULT_SETTINGS,
 ) -> Predictor:
-    """A model, or several to be averaged, on a device, ready to predict; by default all folds.
+    """A model, or several to be averaged, on a device, ready to predict.
+
+    Args:
+        models: folders or zips, medseg's or nnU-Net's.
+        folds: of each model; by default all that are trained.
+        device, precision, settings: as of :class:`Predictor`.
 
     Raises:
         ModelError: as for :func:`open_model`.

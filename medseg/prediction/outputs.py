@@ -21,8 +21,9 @@ from pathlib import Path
 import numpy as np
 
 from medseg import atomic, io
+from medseg.prediction.extras import Extras
 from medseg.prediction.memory import Wanted
-from medseg.prediction.predictor import Extras, Predictor
+from medseg.prediction.predictor import Predictor
 from medseg.trust import TrustDocument
 from medseg.volume import LabelVolume, Volume
 

@@ -16,6 +16,9 @@ class PredictionSettings:
         step: distance of neighbouring windows as part of the patch, in (0, 1].
         max_ram_bytes: memory of this process not to exceed; a scan that needs more is refused before it is read.
         max_vram_bytes: the same of a GPU's memory.
+
+    Raises:
+        UsageError: a step that leaves gaps or goes nowhere.
     """
 
     mirror: bool = True

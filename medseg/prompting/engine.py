@@ -20,6 +20,11 @@ class Engine(Protocol):
         """As on the command line."""
         ...
 
+    @property
+    def takes_text(self) -> bool:
+        """Whether prompts may be :class:`medseg.prompting.prompts.Text`; else the session refuses them."""
+        ...
+
     def set_image(self, volume: Volume, *, case: str, progress: Progress) -> None:
         """Take an image; what is slow and does not depend on prompts is done once.
 

@@ -10,12 +10,15 @@ from pathlib import Path
 import torch
 
 from medseg.device import choose_device
-from medseg.errors import ModelError, UsageError
+from medseg.errors import UsageError
 from medseg.model import MODEL_FILE, load_model
 from medseg.prompting.engine import Engine
+from medseg.prompting.published import located
 from medseg.prompting.sam.engine import SamEngine
 from medseg.prompting.sam2.engine import Sam2Engine
 from medseg.prompting.sam2.weights import is_sam2
+from medseg.prompting.sam3.engine import Sam3Engine
+from medseg.prompting.sam3.weights import is_sam3
 from medseg.prompting.session import Session
 from medseg.prompting.slices.windows import Window
 from medseg.prompting.unet.engine import UNetEngine
@@ -31,6 +34,7 @@ OPENERS: Mapping[str, Callable[..., Engine]] = {
     "sam": partial(SamEngine.open, style="sam"),
     "medsam2": partial(Sam2Engine.open, style="medsam2"),
     "sam2": partial(Sam2Engine.open, style="sam2"),
+    "sam3": Sam3Engine.open,
 }
 ENGINES = ("auto", *OPENERS)
 
@@ -48,9 +52,10 @@ def load(
     Args:
         checkpoint: the folder of a promptable network, or SAM or SAM 2: a file in its original form
             (``medsam_vit_b.pth``, ``sam_vit_b_01ec64.pth``, ``MedSAM2_latest.pt``, ``sam2.1_hiera_tiny.pt``) or a
-            Hugging Face folder (``config.json`` and ``model.safetensors``).
-        engine: ``unet``, ``medsam``, ``sam``, ``medsam2``, ``sam2``, or ``auto``: what the checkpoint is. The medical
-            ones have the weights of the others; ``auto`` goes by the name, which holds medsam.
+            Hugging Face folder (``config.json`` and ``model.safetensors``); SAM 3 either way, with its tokenizer's
+            files. Or a name of :mod:`medseg.prompting.published`, which then lies in ``medseg-weights``.
+        engine: ``unet``, ``medsam``, ``sam``, ``medsam2``, ``sam2``, ``sam3``, or ``auto``: what the checkpoint is. The
+            medical ones have the weights of the others; ``auto`` goes by the name, which holds medsam.
         cache: folder in which embeddings of slices are kept; else they are kept in memory only.
         window: the values that are seen as black and white, except by ``unet``; by default chosen by the scan as
             MedSAM's authors did.
@@ -59,16 +64,9 @@ def load(
         ModelError: the checkpoint is missing, damaged, of another architecture, or asks for code to be run.
         UsageError: an unknown engine or device, or a package is missing.
     """
-    path = Path(checkpoint)
     if engine not in ENGINES:
         raise UsageError(f"--engine {engine}: expected one of {', '.join(ENGINES)}")
-    if not path.exists():
-        raise ModelError(
-            f"{path}: no such checkpoint; put there a folder from medseg train --promptable, or MedSAM's"
-            " medsam_vit_b.pth (github.com/bowang-lab/MedSAM) or SAM's sam_vit_b_01ec64.pth"
-            " (github.com/facebookresearch/segment-anything), or MedSAM2_latest.pt (github.com/bowang-lab/MedSAM2) or"
-            " sam2.1_hiera_tiny.pt (github.com/facebookresearch/sam2)"
-        )
+    path = located(checkpoint)
     opened = OPENERS[_engine_of(path) if engine == "auto" else engine](
         path,
         choose_device(device),
@@ -82,5 +80,7 @@ def _engine_of(path: Path) -> str:
     """Which engine a checkpoint is for."""
     if (path / MODEL_FILE).is_file():
         return "unet"
+    if is_sam3(path):
+        return "sam3"
     family = "sam2" if is_sam2(path) else "sam"
     return f"med{family}" if "medsam" in path.name.lower() else family

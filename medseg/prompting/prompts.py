@@ -117,13 +117,29 @@ class MaskPrompt:
         return np.repeat(inside, self.runs).reshape(self.shape)
 
 
-Prompt = Box | Point | Scribble | MaskPrompt
+@dataclass(frozen=True)
+class Text:
+    """A concept in words, as "liver", or with ``positive=False`` one that the object does not take."""
+
+    text: str
+    object: int = 1
+    positive: bool = True
+    kind: Literal["text"] = "text"
+
+    def __post_init__(self) -> None:
+        if not self.text.strip():
+            raise UsageError("text: it is empty; say in a word or two what to segment")
+        object.__setattr__(self, "text", " ".join(self.text.split()))
+
+
+Prompt = Box | Point | Scribble | MaskPrompt | Text
 Steps = tuple[tuple[Prompt, ...], ...]
-_KINDS: dict[str, type[Box] | type[Point] | type[Scribble] | type[MaskPrompt]] = {
+_KINDS: dict[str, type[Box] | type[Point] | type[Scribble] | type[MaskPrompt] | type[Text]] = {
     "box": Box,
     "point": Point,
     "scribble": Scribble,
     "mask": MaskPrompt,
+    "text": Text,
 }
 
 
@@ -149,7 +165,9 @@ def locate(prompt: Prompt | volume.Box, geometry: Geometry) -> Prompt:
             if prompt.positive and not any(prompt.runs[1::2]):
                 raise UsageError("mask: it is empty; give one with voxels in it, or a box")
             return prompt
-    raise UsageError(f"expected a Box, Point, Scribble or MaskPrompt, found {type(prompt).__name__}")
+        case Text():
+            return prompt
+    raise UsageError(f"expected a Box, Point, Scribble, MaskPrompt or Text, found {type(prompt).__name__}")
 
 
 def save_steps(steps: Sequence[Sequence[Prompt]], path: str | os.PathLike[str]) -> None:

@@ -16,7 +16,7 @@ from medseg import io, volume
 from medseg.errors import UsageError
 from medseg.progress import Progress, silent
 from medseg.prompting.engine import Engine
-from medseg.prompting.prompts import Box, MaskPrompt, Prompt, Steps, load_steps, locate, save_steps
+from medseg.prompting.prompts import Box, MaskPrompt, Prompt, Steps, Text, load_steps, locate, save_steps
 from medseg.volume import LabelVolume, Volume, bounding_box
 
 
@@ -76,12 +76,18 @@ class Session:
         Each object's value is its number. A voxel that two objects claim goes to the one that was changed last.
 
         Raises:
-            UsageError: there is no image yet, a prompt lies outside of it, or all prompts of an object are negative.
+            UsageError: there is no image yet, a prompt lies outside of it, all prompts of an object are negative, or
+                the model does not take them.
         """
         image = self.image
         located = tuple(locate(prompt, image.geometry) for prompt in prompts)
         if not located:
-            raise UsageError("no prompt is given; add a Box, Point, Scribble or MaskPrompt")
+            raise UsageError("no prompt is given; add a Box, Point, Scribble, MaskPrompt or Text")
+        for prompt in located:
+            if isinstance(prompt, Text) and not self.engine.takes_text:
+                raise UsageError(
+                    f"text {prompt.text!r}: the engine {self.engine.name} takes no text; sam3 does (a folder of SAM 3)"
+                )
         masks = dict(self._steps[-1].masks) if self._steps else {}
         for number in dict.fromkeys(prompt.object for prompt in located):
             if number < 1:

@@ -19,6 +19,7 @@ from medseg.model import MODEL_FILE, ModelDocument
 from medseg.progress import Progress, silent
 from medseg.prompting import Session, load
 from medseg.prompting.prompts import locate
+from medseg.prompting.published import located
 from medseg.prompting.unet.channels import PROMPT_CHANNELS
 from medseg.pseudo_labels.agreement import agree, merge
 from medseg.pseudo_labels.records import (
@@ -90,7 +91,7 @@ def propose(
         raise UsageError(f"expected 2 draws or more and a share above 0.5 up to 1, found {draws} and {sure}")
     if accept_above is not None and not 0 <= accept_above <= 1:
         raise UsageError(f"--accept-above {accept_above}: confidences lie between 0 and 1")
-    root, weights = Path(folder), Path(checkpoint)
+    root, weights = Path(folder), located(checkpoint)
     known = None if labelled is None else Dataset.open(labelled)
     labels = _labels(known, targets)
     channels = _channels(weights) if known is None else known.channels

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from medseg.volume import AxisChange, Box, Geometry, LabelVolume, Volume, bounding_box
+from medseg.orientation import AS_STORED, AXIS_CODES
+from medseg.volume import Box, Geometry, LabelVolume, Volume, bounding_box
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,8 +31,6 @@ OBLIQUE_COSINE = 0.3
 """From this part on, a direction is named in a mark."""
 WIDTH_INCHES, HEIGHT_INCHES, GAP_INCHES, DPI = 10.0, 3.6, 0.04, 100
 
-_LETTERS = (("L", "R"), ("P", "A"), ("I", "S"))
-_AS_STORED = AxisChange((0, 1, 2), (False, False, False))
 _AIR_HU = (-4000, -900)
 _MOST_HU = 40000
 # Level and width in HU: the usual presets.
@@ -87,7 +86,7 @@ def views(
         GeometryError: grids that differ.
     """
     reference.geometry.require_equal(prediction.geometry, "the reference", "the prediction")
-    change = reference.geometry.change_to(HANGING) if oriented else _AS_STORED
+    change = reference.geometry.change_to(HANGING) if oriented else AS_STORED
     grid = reference.geometry.changed(change)
     masks = change.apply(prediction.array), change.apply(reference.array)
     scan = None
@@ -132,7 +131,7 @@ def direction(grid: Geometry, axis: int, sign: int) -> str:
     """Anatomical letters of where an array axis leads (``sign`` -1: where it comes from), strongest first."""
     cosines = sign * grid.affine[:3, axis] / np.linalg.norm(grid.affine[:3, axis])
     strongest_first = np.argsort(-np.abs(cosines), kind="stable")
-    return "".join(_LETTERS[w][int(cosines[w] > 0)] for w in strongest_first if abs(cosines[w]) >= OBLIQUE_COSINE)
+    return "".join(AXIS_CODES[w][int(cosines[w] > 0)] for w in strongest_first if abs(cosines[w]) >= OBLIQUE_COSINE)
 
 
 def surroundings(mask: np.ndarray, spacing_mm: tuple[float, float, float], margin_mm: float) -> Box:

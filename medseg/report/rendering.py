@@ -10,14 +10,19 @@ from typing import Any
 
 def render(template: str, **values: Any) -> str:
     """A page from a template of this package, with the time of its making and the common style."""
-    from jinja2 import Environment, StrictUndefined
+    from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        loader=PackageLoader("medseg.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     environment.filters["figure"] = figure_text
-    files = resources.files("medseg.report")
-    return environment.from_string(files.joinpath(template).read_text("utf-8")).render(
-        style=Markup(files.joinpath("style.css").read_text("utf-8")),
+    return environment.get_template(template).render(
+        style=Markup(resources.files("medseg.report").joinpath("style.css").read_text("utf-8")),
         created=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
         **values,
     )

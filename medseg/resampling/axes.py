@@ -30,7 +30,8 @@ def thick_axis(
     asked first, then the new one; the first that is anisotropic names its coarsest axis, or none if two axes are
     equally coarse. This is the rule of nnU-Net v2 (Isensee et al., Nature Methods 2021).
 
-    Raises UsageError for spacings that are not three positive numbers.
+    Raises:
+        UsageError: spacings that are not three positive numbers.
     """
     for spacing in (np.asarray(current_spacing_mm, float), np.asarray(new_spacing_mm, float)):
         if spacing.shape != (3,) or not (np.isfinite(spacing) & (spacing > 0)).all():
@@ -44,7 +45,11 @@ def thick_axis(
 def checked_shape(
     array: np.ndarray | Tensor, dimensions: int, shape: Sequence[int], thick_axis: int | None
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The old and the new (Z, Y, X), or a UsageError that names the argument which is not what it should be."""
+    """The old and the new (Z, Y, X).
+
+    Raises:
+        UsageError: names the argument that is not what it should be.
+    """
     if not isinstance(array, np.ndarray | Tensor) or array.ndim != dimensions or 0 in array.shape:
         form = "(C, Z, Y, X)" if dimensions == 4 else "(Z, Y, X)"
         found = tuple(array.shape) if isinstance(array, np.ndarray | Tensor) else type(array).__name__
@@ -89,6 +94,7 @@ class Nearest:
 
     @staticmethod
     def between(old: int, new: int, device: torch.device) -> Nearest:
+        """From ``old`` voxels of an axis to ``new`` ones of the same extent."""
         return Nearest(torch.from_numpy(nearest_index(old, new)).to(device), old == new)
 
     def part(self, start: int, stop: int) -> tuple[slice, Nearest]:
@@ -103,6 +109,7 @@ class Nearest:
         return self.lower
 
     def apply(self, array: Tensor, axis: int) -> Tensor:
+        """``array`` at the new positions along an axis."""
         return array if self.identity else take(array, axis, self.lower)
 
 
@@ -117,6 +124,7 @@ class Linear:
 
     @staticmethod
     def between(old: int, new: int, device: torch.device, dtype: torch.dtype) -> Linear:
+        """From ``old`` voxels of an axis to ``new`` ones of the same extent."""
         where = positions(old, new)
         lower = np.floor(where)
         tables = lower, lower + 1, 1 - (where - lower), where - lower
@@ -160,6 +168,7 @@ class Cubic:
 
     @staticmethod
     def between(old: int, new: int, device: torch.device, dtype: torch.dtype) -> Cubic:
+        """From ``old`` voxels of an axis to ``new`` ones of the same extent."""
         matrix = cubic_matrix(old, new)
         blocks = []
         for start in range(0, new, BAND_ROWS):

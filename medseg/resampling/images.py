@@ -39,7 +39,8 @@ def resize(array: Array, shape: Sequence[int], order: int = 3, thick_axis: int |
     Works channel by channel. Beside the result it needs, for order 1, some MB; for order 3 up to twice the larger of
     one channel and its result, as floats; and one channel more where the type has to change first.
 
-    Raises UsageError for arguments of another form.
+    Raises:
+        UsageError: arguments of another form.
     """
     old, new = checked_shape(array, 4, shape, thick_axis)
     if order not in (0, 1, 3):

@@ -48,7 +48,8 @@ def resize_argmax(logits: Tensor, shape: Sequence[int], thick_axis: int | None =
 
     Beside the result this needs about six bytes an old voxel and 100 MB, whatever the number of channels.
 
-    Raises UsageError for arguments of another form.
+    Raises:
+        UsageError: arguments of another form.
     """
     dtype = _checked_logits(logits, shape, thick_axis)
     return argmax_between(logits, *_way(logits, shape, thick_axis, dtype))
@@ -64,7 +65,8 @@ def resize_regions(
     ``logits`` (R, Z, Y, X) and the memory are as for ``resize_argmax``. The result (Z, Y, X) is uint8 where that holds
     the values and R, else int16 or int32.
 
-    Raises UsageError for arguments of another form.
+    Raises:
+        UsageError: arguments of another form.
     """
     dtype = _checked_logits(logits, shape, thick_axis)
     if len(values) != len(logits):
@@ -82,7 +84,8 @@ def resize_labels(labels: Array, shape: Sequence[int], thick_axis: int | None = 
 
     Beside the result this needs about six bytes an old voxel and 100 MB.
 
-    Raises UsageError for arguments of another form.
+    Raises:
+        UsageError: arguments of another form.
     """
     old, new = checked_shape(labels, 3, shape, thick_axis)
     codes = _integer_tensor(labels)

@@ -52,6 +52,11 @@ def majority(sources: Tensor, corners: list[Tensor], weights: list[Pair]) -> Ten
 
 
 def smallest_type(lowest: int, highest: int) -> torch.dtype:
+    """The smallest of uint8, int16 and int32 that holds two values and all between them.
+
+    Raises:
+        UsageError: none of them does.
+    """
     for dtype in (torch.uint8, torch.int16, torch.int32):
         if torch.iinfo(dtype).min <= lowest and highest <= torch.iinfo(dtype).max:
             return dtype

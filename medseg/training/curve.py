@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from medseg import atomic
-from medseg.errors import MedsegError
+from medseg.errors import TrainingDivergedError
 from medseg.labels import LabelSet
 from medseg.training.checkpoint import HistoryRow, RunState
 from medseg.training.pace import Schedule
@@ -24,11 +24,12 @@ PROGRESS_FILE = "progress.csv"
 log = logging.getLogger(__name__)
 
 
-class TrainingDivergedError(MedsegError):
-    """The loss is no number any more."""
-
-
 def measure(trainer: Trainer, state: RunState, losses: Sequence[torch.Tensor]) -> HistoryRow:
+    """A point of the curve: the mean of the losses since the last one, and how the network does on held-out patches.
+
+    Raises:
+        TrainingDivergedError: the loss is no number any more.
+    """
     train_loss = float(torch.stack(list(losses)).mean())
     if not math.isfinite(train_loss):
         raise TrainingDivergedError(
@@ -52,6 +53,11 @@ def measure(trainer: Trainer, state: RunState, losses: Sequence[torch.Tensor]) -
 
 
 def write_curve(path: Path, history: Sequence[HistoryRow], labels: LabelSet) -> None:
+    """Write the curve as CSV, a row a point, with the Dice of each label.
+
+    Raises:
+        StorageError: the folder cannot be written, or no space is left.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     columns = ("epoch", "iteration", "seconds", "learning_rate", "train_loss", "validation_loss", "mean_dice")

@@ -35,13 +35,19 @@ class PatchSource(Protocol):
     """A prepared case that patches are cut from."""
 
     @property
-    def shape(self) -> tuple[int, int, int]: ...
+    def shape(self) -> tuple[int, int, int]:
+        """Size (Z, Y, X)."""
+        ...
 
     @property
-    def channels(self) -> int: ...
+    def channels(self) -> int:
+        """Number of channels."""
+        ...
 
     @property
-    def foreground(self) -> Sequence[Voxels]: ...
+    def foreground(self) -> Sequence[Voxels]:
+        """For each class some of its voxels; with an ignore label, one entry more with annotated ones of any kind."""
+        ...
 
     def copy_patch(
         self, start: Sequence[int], image: np.ndarray, labels: np.ndarray, previous: np.ndarray | None = None
@@ -154,6 +160,7 @@ def draw_batch(
     balance_classes: bool = False,
     previous_labels: int = 0,
     share: slice = slice(None),
+    foreground_share: float = FOREGROUND_SHARE,
 ) -> Batch:
     """The batch of one iteration. Cases take turns in an order shuffled anew each time round.
 
@@ -166,6 +173,7 @@ def draw_batch(
     Args:
         previous_labels: in a cascade the label indices of the previous stage's masks, else 0.
         share: of ``batch_size`` samples those to read; they are the same whatever the share is.
+        foreground_share: part of the samples whose patches are centred on foreground.
     """
     random = np.random.default_rng((seed, iteration))
     generator = torch.Generator().manual_seed(int(random.integers(2**62)))
@@ -178,7 +186,7 @@ def draw_batch(
     images = torch.zeros((len(own), channels, *largest), dtype=torch.float32, device=where)
     labels = torch.zeros((len(own), *largest), dtype=torch.int16, device=where)
     previous = torch.zeros_like(labels) if previous_labels else None
-    first_forced = round(batch_size * (1 - FOREGROUND_SHARE))
+    first_forced = round(batch_size * (1 - foreground_share))
     chosen = []
     for i, size in enumerate(sizes):
         turn = _turn(len(cases), seed, iteration * batch_size + i)

@@ -18,6 +18,7 @@ from medseg.patches import patches_in
 from medseg.planning.plan import Configuration, Plan
 from medseg.training.recipe import (
     BUDGET_SHARE,
+    DEFAULT_EPOCHS,
     EPOCH_ITERATIONS,
     SMALLEST_BATCH,
     recipe_for_budget,
@@ -36,7 +37,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Length:
-    """How long to train: at most one of these; by default nnU-Net's 1000 epochs.
+    """How long to train: at most one of these; :meth:`on` says what none of them means.
 
     Raises:
         UsageError: more than one is given.
@@ -55,14 +56,28 @@ class Length:
         """Iterations, if they were asked for."""
         return self.iterations if self.epochs is None else self.epochs * EPOCH_ITERATIONS
 
+    def on(self, device: torch.device) -> Length:
+        """The length on a device. Where none was asked for it is nnU-Net's 1000 epochs, and on a CPU, which these
+        would take weeks, a budget that suits the dataset.
+        """
+        if self != Length():
+            return self
+        return Length(budget_seconds="auto") if device.type == "cpu" else Length(epochs=DEFAULT_EPOCHS)
+
 
 def run_under_way(
-    folder: Path, length: Length, *, seed: int | None, balance_classes: bool | None, deterministic: bool | None = None
+    folder: Path,
+    length: Length,
+    *,
+    seed: int | None,
+    balance_classes: bool | None,
+    deterministic: bool | None = None,
+    pretrained: str | None = None,
 ) -> Run | None:
     """The run that was begun in a folder, if any; what is None was not asked for.
 
     Raises:
-        UsageError: it was begun with another length, seed or sampling.
+        UsageError: it was begun with another length, seed, sampling or first weights.
     """
     path = folder / RUN_FILE
     if not path.is_file():
@@ -77,6 +92,7 @@ def run_under_way(
         ("seed", seed, run.seed),
         ("balance_classes", balance_classes, run.recipe.balance_classes),
         ("deterministic", deterministic, run.deterministic),
+        ("pretrained", pretrained, run.pretrained),
     )
     for name, asked, begun in asked_and_begun:
         if asked is not None and asked != begun and not (asked == "auto" and begun):

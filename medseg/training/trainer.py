@@ -28,6 +28,7 @@ from medseg.training.recipe import Recipe
 from medseg.training.run import Run
 from medseg.training.sampling import (
     CPU,
+    FOREGROUND_SHARE,
     Batch,
     PatchSource,
     draw_batch,
@@ -52,6 +53,8 @@ class Trainer:
         validation_partial: the same of ``validation_cases``.
         team: the processes that share each batch.
     """
+
+    foreground_share = FOREGROUND_SHARE
 
     def __init__(
         self,
@@ -140,6 +143,7 @@ class Trainer:
             recipe.balance_classes,
             self.previous_labels,
             self.share,
+            self.foreground_share,
         )
         return batch.pinned() if self.device.type == "cuda" and memory_of(self.cases) == CPU else batch
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from medseg.orientation import CANONICAL
 from medseg.planning.plan import Plan
-from medseg.volume import CANONICAL, Volume
+from medseg.volume import Volume
 
 FACTOR = 1.25
 """Lengths and sharpness may leave the range of training by this factor."""

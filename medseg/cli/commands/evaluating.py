@@ -62,15 +62,15 @@ def evaluate(
             workers=parse.workers(workers),
             progress=display,
         )
+    failures = result.evaluation.failures
     if as_json:
         print_json(metrics_document(result.evaluation))
-    else:
+    elif len(failures) < len(result.evaluation.cases):
         print_summary(result.evaluation)
         for warning in result.evaluation.warnings:
             typer.echo(warning, err=True)
         if result.report is not None:
             typer.echo(f"report: {result.report}")
-    failures = result.evaluation.failures
     if failures:
         raise CasesFailedError("evaluate", failures, len(result.evaluation.cases))
 

@@ -15,7 +15,9 @@ from medseg.cli.signals import StopOnSignal
 
 def finetune_sam(
     dataset: Annotated[Path, typer.Argument(help="A workspace, whose folds are kept, or a dataset.")],
-    checkpoint: Annotated[Path, typer.Option("--checkpoint", help="Weights of MedSAM or SAM to begin with.")],
+    checkpoint: Annotated[
+        Path, typer.Option("--checkpoint", help="Weights of MedSAM or SAM to begin with: a path or a name.")
+    ],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the tuned weights.")],
     fold: Annotated[
         int, typer.Option("--fold", min=0, help="Its training cases teach, its held-out ones measure.")
@@ -23,9 +25,13 @@ def finetune_sam(
     iterations: Annotated[int, typer.Option("--iterations", min=1, help="Length.")] = 10_000,
     batch: Annotated[int, typer.Option("--batch", min=1, help="Slices a step.")] = 2,
     learning_rate: Annotated[float, typer.Option("--learning-rate", help="Constant, of AdamW.")] = 1e-4,
-    decoder_only: Annotated[
-        bool, typer.Option("--decoder-only", help="Leave the image encoder as it is: faster, needs less memory.")
-    ] = False,
+    learn: Annotated[
+        str,
+        typer.Option(
+            "--learn",
+            help="all, or of the image encoder low-rank updates only (lora), or nothing (decoder): less memory.",
+        ),
+    ] = "all",
     engine: Annotated[str, typer.Option("--engine", help="How slices are shown: medsam or sam.")] = "medsam",
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
@@ -36,12 +42,15 @@ def finetune_sam(
     """
     from medseg.dataset import Dataset
     from medseg.errors import UsageError
+    from medseg.prompting.sam.trainer import LEARN
     from medseg.prompting.sam.training import finetune_sam as finetune
     from medseg.splits import make_splits
     from medseg.workspace import Workspace
 
     if engine not in ("medsam", "sam"):
         raise UsageError(f"--engine {engine}: expected medsam or sam")
+    if learn not in LEARN:
+        raise UsageError(f"--learn {learn}: expected one of {', '.join(LEARN)}")
     if not learning_rate > 0:
         raise UsageError(f"--learning-rate {learning_rate}: expected a number above 0")
     if (dataset / "plan.json").is_file():
@@ -64,7 +73,7 @@ def finetune_sam(
             iterations=iterations,
             batch_size=batch,
             learning_rate=learning_rate,
-            decoder_only=decoder_only,
+            learn=learn,
             style="medsam" if engine == "medsam" else "sam",
             device=device,
             should_stop=stop,

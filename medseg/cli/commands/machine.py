@@ -102,8 +102,11 @@ def examine_dataset(
     path: Path, root: Path | None, output: Path | None, splits: Path | None, progress: Progress
 ) -> DoctorReport:
     """Every problem of a dataset or folder, the worst first; with an output folder also as a page and as JSON."""
+    from medseg.errors import UsageError
     from medseg.integrity import examine
 
+    if not path.exists():
+        raise UsageError(f"{path}: no such file or folder; give a dataset, a manifest (.yaml) or a folder of scans")
     examination = examine(path, root=root, progress=progress, splits_file=splits)
     ranked = examination.ranked()
     lines = []

@@ -50,22 +50,29 @@ def plan(
     """
     from medseg import documents
     from medseg.dataset import Dataset
-    from medseg.errors import UsageError
+    from medseg.errors import CasesFailedError, DataError, UsageError
     from medseg.workspace import plan_workspace
 
     if as_json and compare is not None:
         raise UsageError("plan: --compare prints text, --json one document; choose one of them")
-    with Display(quiet=as_json) as display:
-        made = plan_workspace(
-            Dataset.open(dataset, root=root),
-            workspace,
-            preset=preset.value,
-            memory_gb=memory,
-            splits_file=splits,
-            like=None if pretrained is None else _planned(pretrained),
-            workers=parse.workers(workers),
-            progress=display,
-        )
+    try:
+        with Display(quiet=as_json) as display:
+            made = plan_workspace(
+                Dataset.open(dataset, root=root),
+                workspace,
+                preset=preset.value,
+                memory_gb=memory,
+                splits_file=splits,
+                like=None if pretrained is None else _planned(pretrained),
+                workers=parse.workers(workers),
+                progress=display,
+            )
+    except CasesFailedError as error:  # a plan is of all cases or of none
+        case, reason = next(iter(error.failures.items()))
+        raise DataError(
+            f"{len(error.failures)} of {error.total} cases cannot be used, and nothing is planned: {case}: {reason};"
+            f" see everything with: medseg doctor {dataset}"
+        ) from error
     if as_json:
         print_json(documents.to_json(made.plan))
     elif compare is not None:

@@ -29,7 +29,7 @@ from medseg.cli.signals import StopOnSignal
 
 if TYPE_CHECKING:
     from medseg.dicom.mask_writing import MaskFormat
-    from medseg.prediction import Estimate
+    from medseg.prediction import Choice, Estimate, Predictions
     from medseg.trust import CaseTrust
 
 MOST_SHOWN = 10
@@ -89,7 +89,6 @@ def predict(
     Of a folder with DICOM studies every series that can be a scan is a case, named by its UID; a model of CT passes
     over other modalities: `medseg predict STUDIES/ -o masks/ --modality CT --series "portal venous"`
     """
-    from medseg import documents
     from medseg.dicom import SeriesChoice
     from medseg.errors import CasesFailedError, UsageError
     from medseg.prediction import (
@@ -148,31 +147,42 @@ def predict(
             should_stop=stop,
             progress=display,
         )
-    ordered = sorted(result.trust.values(), key=lambda verdict: verdict.order)
     if as_json:
-        print_json(
-            {
-                "models": [str(path) for path in choice.models],
-                "steps": [str(step) for step in choice.steps],
-                "cases": {case: str(path) for case, path in result.masks.items()},
-                "failures": dict(result.failures),
-                **({"trust": [documents.to_json(verdict) for verdict in ordered]} if trust else {}),
-                **({"look_at": [verdict.case for verdict in ordered if verdict.reasons]} if trust else {}),
-            }
-        )
-        if result.failures:
-            raise typer.Exit(SOME_FAILED)
-        return
+        print_json(_result_document(result, choice, trust))
     if result.failures:
         raise CasesFailedError("predict", result.failures, len(result.failures) + len(result.masks))
+    if stop():
+        typer.echo(f"stopped with {len(result.masks)} masks; the same command goes on with what is missing", err=True)
+        raise typer.Exit(SOME_FAILED)
+    if as_json:
+        return
     kept = f" ({len(result.kept)} of them made before)" if result.kept else ""
     typer.echo(f"{len(result.masks)} masks in {output}{kept}")
     if choice.followed is not None:
         typer.echo(f"predicted with {choice}, as {choice.followed} says")
     if trust:
-        typer.echo(_trust_text(ordered))
-    if stop():
-        typer.echo("stopped; the same command goes on with the cases that are missing")
+        typer.echo(_trust_text(_by_trust(result)))
+
+
+def _by_trust(result: Predictions) -> list[CaseTrust]:
+    return sorted(result.trust.values(), key=lambda verdict: verdict.order)
+
+
+def _result_document(result: Predictions, choice: Choice, trust: bool) -> dict[str, Any]:
+    """What became of each case, for programs."""
+    from medseg import documents
+
+    document = {
+        "models": [str(path) for path in choice.models],
+        "steps": [str(step) for step in choice.steps],
+        "cases": {case: str(path) for case, path in result.masks.items()},
+        "failures": dict(result.failures),
+    }
+    if trust:
+        ordered = _by_trust(result)
+        document["trust"] = [documents.to_json(verdict) for verdict in ordered]
+        document["look_at"] = [verdict.case for verdict in ordered if verdict.reasons]
+    return document
 
 
 def _trust_text(verdicts: Sequence[CaseTrust]) -> str:

@@ -22,9 +22,7 @@ def prompt(
     image: Annotated[Path, typer.Argument(help="The scan: a file, or a folder of a DICOM series.")],
     checkpoint: Annotated[
         Path,
-        typer.Option(
-            "--checkpoint", help="A promptable network's folder, or weights of SAM, SAM 2, MedSAM or MedSAM2."
-        ),
+        typer.Option("--checkpoint", help="Promptable network's folder, weights of SAM, SAM 2 or SAM 3, or a name."),
     ],
     output: Annotated[
         Path | None,
@@ -47,12 +45,16 @@ def prompt(
         list[str] | None,
         typer.Option("--line", metavar="Z0,Y0,X0,Z1,Y1,X1", help="Longest diameter of the object, end to end."),
     ] = None,
+    words: Annotated[
+        list[str] | None,
+        typer.Option("--text", help="What to find on every slice (SAM 3). Given again: what the next object is."),
+    ] = None,
     from_mask: Annotated[
         Path | None, typer.Option("--from-mask", help="A mask to refine; each value is an object.")
     ] = None,
     prompts: Annotated[Path | None, typer.Option("--prompts", help="Prompts as JSON, step by step.")] = None,
     save_prompts: Annotated[Path | None, typer.Option("--save-prompts", help="Write all prompts as JSON.")] = None,
-    engine: Annotated[str, typer.Option("--engine", help="auto, unet, medsam, sam, medsam2 or sam2.")] = "auto",
+    engine: Annotated[str, typer.Option("--engine", help="auto, unet, medsam, sam, medsam2, sam2 or sam3.")] = "auto",
     window: Annotated[
         str | None, typer.Option("--window", metavar="LOW,HIGH", help="Values that SAM sees as black and white.")
     ] = None,
@@ -60,16 +62,18 @@ def prompt(
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """Segment an object from a box, points, a line or a mask; the result lies on the grid of the scan.
+    """Segment an object from a box, points, a line, a mask or words; the result lies on the grid of the scan.
 
     Example: `medseg prompt ct.nii.gz -o mask.nii.gz --checkpoint workspace/models/3d_fullres_promptable
     --box 10,40,52,18,60,80 --point 12,44,60,-`
+
+    By name: `medseg prompt ct.nii.gz -o mask.nii.gz --checkpoint sam3 --text liver --text spleen`
 
     With the mouse: `medseg prompt --ui ct.nii.gz --checkpoint workspace/models/3d_fullres_promptable`
     """
     from medseg import io
     from medseg.errors import UsageError
-    from medseg.prompting import Box, MaskPrompt, Point, Prompt, Scribble, load
+    from medseg.prompting import Box, MaskPrompt, Point, Prompt, Scribble, Text, load
     from medseg.prompting.prompts import load_steps
     from medseg.prompting.saving import require_writable, save_mask
 
@@ -84,6 +88,9 @@ def prompt(
         match = re.fullmatch(r"(.*?)(?:,([+-]))?", text.strip())
         z, y, x = _numbers(match[1] if match else text, "--point", 3)
         drawn.append(Point((z, y, x), positive=match is None or match[2] != "-"))
+    if drawn and len(words or ()) > 1:
+        raise UsageError("prompt: of several --text, whose are the --box, --point and --line? give one, or --prompts")
+    drawn += [Text(text, object=number) for number, text in enumerate(words or (), 1)]
     if output is None:
         output = Path(f"{io.name_of(image)}_mask{io.mask_ending(image)}")
         if not ui or output.exists():
@@ -91,7 +98,7 @@ def prompt(
     if ui and as_json:
         raise UsageError("prompt: --ui and --json do not go together")
     if not (drawn or from_mask or prompts or ui):
-        raise UsageError("prompt: where is the object? give --box, --point, --line, --from-mask or --prompts")
+        raise UsageError("prompt: where is the object? give --box, --point, --line, --text, --from-mask or --prompts")
     require_writable(output, image)
     limits = _numbers(window, "--window", 2) if window else None
     steps = list(load_steps(prompts)) if prompts else []

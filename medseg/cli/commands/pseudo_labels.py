@@ -20,7 +20,8 @@ def pseudo_label(
         Path | None, typer.Option("--prompts", help="Table (CSV) of boxes and points: case, label, coordinates.")
     ] = None,
     checkpoint: Annotated[
-        Path | None, typer.Option("--checkpoint", help="Folder of a promptable network, or weights of MedSAM or SAM.")
+        Path | None,
+        typer.Option("--checkpoint", help="Promptable network's folder, weights of MedSAM or SAM, or a name."),
     ] = None,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Folder for proposals; with --accept for the dataset.")
@@ -43,7 +44,7 @@ def pseudo_label(
     rank: Annotated[
         Path | None, typer.Option("--rank", metavar="LIST", help="Print which scans to look at next.")
     ] = None,
-    engine: Annotated[str, typer.Option("--engine", help="auto, unet, medsam, sam, medsam2 or sam2.")] = "auto",
+    engine: Annotated[str, typer.Option("--engine", help="auto, unet, medsam, sam, medsam2, sam2 or sam3.")] = "auto",
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:

@@ -31,13 +31,20 @@ def train(
     workspace: WorkspaceOption = DEFAULT_WORKSPACE,
     configuration: ConfigurationOption = None,
     fold: Annotated[str | None, typer.Option("--fold", help="Folds: 3, 0-4, 0,2 or all.")] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Length in epochs of 250 iterations.")] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Length in epochs of 250 iterations. [on a GPU: 1000]")
+    ] = None,
     iterations: Annotated[int | None, typer.Option(min=1, help="Length in iterations.")] = None,
-    budget: Annotated[str | None, typer.Option(help="Length in time a fold: 45m, 2h, 1h30m, or auto.")] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            help="Length in time a fold: 45m, 2h, 1h30m, or auto: what suits the dataset, and the default on a CPU."
+        ),
+    ] = None,
     device: Annotated[
         str, typer.Option(help="auto, cpu, cuda, cuda:N or mps; several (cuda:0,cuda:1) train several folds at once.")
     ] = "auto",
-    seed: Annotated[int | None, typer.Option(help="Of all that is random. [default: 0]")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of all that is random. [default: 0]")] = None,
     precision: PrecisionOption = "auto",
     restart: Annotated[bool, typer.Option("--restart", help="Begin anew instead of going on.")] = False,
     pretrained: Annotated[

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from medseg import atomic
-from medseg.errors import ModelError, UsageError
+from medseg.errors import DocumentError, ModelError, UsageError
 from medseg.interop.nnunet.models import CHECKPOINT_FILE, DATASET_FILE, PLANS_FILE, load_model
 from medseg.model import Model
 
@@ -44,9 +44,9 @@ def open_archive(path: str | os.PathLike[str], target_folder: str | os.PathLike[
     target = Path(target_folder)
     if target.exists():
         raise UsageError(f"{target}: is there already; name a folder that is not")
-    with _reading(path) as archive:
+    with reading(path) as archive:
         models = _models(archive, Path(path))
-        _extract(archive, models, target)
+        extract(archive, models, target)
     return tuple(target / folder for folder in models)
 
 
@@ -58,17 +58,32 @@ def load_archive(path: str | os.PathLike[str], folds: Sequence[int | str] | None
     """
     with tempfile.TemporaryDirectory(prefix="medseg-") as temporary:
         target = Path(temporary) / "models"
-        with _reading(path) as archive:
+        with reading(path) as archive:
             models = _models(archive, Path(path))
             if len(models) > 1:
                 listed = ", ".join(map(str, models))
                 raise ModelError(f"{path}: holds {len(models)} models: {listed}; extract it and name the folder of one")
-            _extract(archive, models, target)
-        return load_model(target / next(iter(models)), folds)
+            extract(archive, models, target)
+        with speaking_of(path, target):
+            return load_model(target / next(iter(models)), folds)
 
 
 @contextmanager
-def _reading(path: str | os.PathLike[str]) -> Iterator[zipfile.ZipFile]:
+def speaking_of(path: str | os.PathLike[str], extracted: Path) -> Iterator[None]:
+    """Errors about what was extracted name the zip, which is what a person knows."""
+    try:
+        yield
+    except (ModelError, DocumentError) as error:
+        raise type(error)(str(error).replace(str(extracted), str(path))) from error
+
+
+@contextmanager
+def reading(path: str | os.PathLike[str]) -> Iterator[zipfile.ZipFile]:
+    """A zip that is open while inside.
+
+    Raises:
+        ModelError: the file is no zip, or damaged.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             yield archive
@@ -80,19 +95,27 @@ def _reading(path: str | os.PathLike[str]) -> Iterator[zipfile.ZipFile]:
         raise ModelError(f"{path}: cannot be extracted ({error}); extract it with another program") from error
 
 
-def _models(archive: zipfile.ZipFile, path: Path) -> Members:
-    """For each model folder in the zip its members that prediction needs."""
-    names: set[PurePosixPath] = set()
+def safe_members(archive: zipfile.ZipFile, path: Path) -> dict[PurePosixPath, zipfile.ZipInfo]:
+    """What is in a zip, by its place there.
+
+    Raises:
+        ModelError: a member would lie outside of the folder that it is extracted to, or is there twice.
+    """
+    members: dict[PurePosixPath, zipfile.ZipInfo] = {}
     for member in archive.infolist():
         name = PurePosixPath(member.filename)
-        reason = _danger(member) or ("is there twice" if name in names else None)
-        names.add(name)
+        reason = _danger(member) or ("is there twice" if name in members else None)
         if reason:
             raise ModelError(f"{path}: not extracted: its member {member.filename!r} {reason}; use a zip you trust")
+        members[name] = member
+    return members
+
+
+def _models(archive: zipfile.ZipFile, path: Path) -> Members:
+    """For each model folder in the zip its members that prediction needs."""
     documents: dict[PurePosixPath, list[zipfile.ZipInfo]] = {}
     checkpoints: dict[PurePosixPath, list[zipfile.ZipInfo]] = {}
-    for member in archive.infolist():
-        name = PurePosixPath(member.filename)
+    for name, member in safe_members(archive, path).items():
         if name.name in (PLANS_FILE, DATASET_FILE):
             documents.setdefault(name.parent, []).append(member)
         elif name.name == CHECKPOINT_FILE and name.parent.name.startswith("fold_"):
@@ -105,8 +128,8 @@ def _models(archive: zipfile.ZipFile, path: Path) -> Members:
     }
     if not models:
         raise ModelError(
-            f"{path}: holds no model of nnU-Net v2; expected a folder with {PLANS_FILE}, {DATASET_FILE}"
-            f" and fold_0/{CHECKPOINT_FILE}"
+            f"{path}: holds no model; expected a folder with {PLANS_FILE}, {DATASET_FILE} and fold_0/{CHECKPOINT_FILE}"
+            " (nnU-Net v2), or with model.json and fold_0/weights.safetensors"
         )
     return models
 
@@ -124,7 +147,8 @@ def _danger(member: zipfile.ZipInfo) -> str | None:
     return None
 
 
-def _extract(archive: zipfile.ZipFile, models: Members, target: Path) -> None:
+def extract(archive: zipfile.ZipFile, models: Members, target: Path) -> None:
+    """Extract members of a zip to where they lie in it, below a folder that is not there yet."""
     with atomic.replacing_folder(target) as temporary:
         for member in (member for members in models.values() for member in members):
             file = temporary / PurePosixPath(member.filename)

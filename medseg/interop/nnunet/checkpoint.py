@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -77,7 +78,8 @@ def _load(file: Path) -> Mapping[str, Any]:
             with zipfile.ZipFile(file) as archive:
                 if archive.testzip():  # PyTorch would not notice a changed byte
                     raise zipfile.BadZipFile("checksum")
-        with torch.serialization.safe_globals(_allowed()):
+        with torch.serialization.safe_globals(_allowed()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that a pickle is unusual is said below, if it matters
             content = torch.load(file, map_location="cpu", weights_only=True)
     except OSError as error:
         raise ModelError(

@@ -8,23 +8,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy import ndimage
 
 from medseg.errors import UsageError
 from medseg.progress import Progress
-from medseg.prompting.prompts import MaskPrompt, Prompt
+from medseg.prompting.prompts import Prompt
 from medseg.prompting.sam.network import Style, embed, low_resolution_logits, pixels, slice_logits
 from medseg.prompting.sam.weights import load_sam
 from medseg.prompting.slices.embeddings import EmbeddingCache
+from medseg.prompting.slices.objects import segment_object
 from medseg.prompting.slices.pictures import Pictures
 from medseg.prompting.slices.prompts import SlicePrompts
-from medseg.prompting.slices.propagation import box_around, propagate
-from medseg.prompting.slices.seeds import seeds_of, slice_axis
+from medseg.prompting.slices.seeds import slice_axis
 from medseg.prompting.slices.windows import Window
 from medseg.volume import Volume
 
-# Around each component of a given mask, as part of its size: MedSAM's boxes are loose by some voxels as well.
-MASK_MARGIN = 0.05
 EMBEDDING = "embedding"  # its name in the cache
 
 
@@ -36,6 +33,8 @@ class SamEngine:
         digest: of its weights, for the cache.
         window: what becomes black and white; by default chosen by the scan.
     """
+
+    takes_text = False
 
     def __init__(
         self,
@@ -76,15 +75,10 @@ class SamEngine:
         """See :class:`medseg.prompting.engine.Engine`; what was found before does not matter, all prompts do."""
         pictures = self._opened
         axis = slice_axis(prompts, pictures.spacing_mm)
-        shape = pictures.across(axis)
-        result = np.zeros(shape, bool)
-        masks = [np.moveaxis(prompt.array, axis, 0) for prompt in prompts if isinstance(prompt, MaskPrompt)]
-        for mask in masks:
-            result |= self._refined(mask, axis, progress)
-        seeds, limits = seeds_of(prompts, axis, shape)
-        if seeds and not all(seed.is_empty for seed in seeds.values()):
-            result |= self._from_seeds(seeds, limits, axis, shape, bool(masks), progress)
-        return np.moveaxis(result, 0, axis)
+        mask = segment_object(
+            prompts, axis, pictures.across(axis), lambda i, p: self.segment_slice(axis, i, p), progress
+        )
+        return np.moveaxis(mask, 0, axis)
 
     def segment_slice(self, axis: int, index: int, prompts: SlicePrompts) -> np.ndarray:
         """The mask (Y, X) bool of one slice across an axis."""
@@ -101,35 +95,3 @@ class SamEngine:
         if self._pictures is None:
             raise UsageError("the session has no image yet; begin with set_image(volume)")
         return self._pictures
-
-    def _from_seeds(
-        self,
-        seeds: dict[int, SlicePrompts],
-        limits: tuple[int, int] | None,
-        axis: int,
-        shape: tuple[int, int, int],
-        only_seeds: bool,
-        progress: Progress,
-    ) -> np.ndarray:
-        usable = {index: seed for index, seed in seeds.items() if not seed.is_empty}
-        first, last = min(usable), max(usable)
-        if only_seeds:  # a mask says already where the object ends
-            limits = (first, last + 1)
-        mask = propagate(usable, lambda i, p: self.segment_slice(axis, i, p), shape, limits=limits, progress=progress)
-        for index, seed in seeds.items():
-            if seed.is_empty and mask[index].any():  # points outside only: the slice again, with its own box
-                box = box_around(mask[index], MASK_MARGIN)
-                mask[index] = self.segment_slice(axis, index, SlicePrompts(box, seed.points))
-        return mask
-
-    def _refined(self, mask: np.ndarray, axis: int, progress: Progress) -> np.ndarray:
-        """A mask (slices, Y, X) anew: a box for each component on each slice."""
-        result = np.zeros_like(mask)
-        slices = np.flatnonzero(mask.any((1, 2)))
-        for done, index in enumerate(slices.tolist()):
-            components, count = ndimage.label(mask[index])  # type: ignore[misc]
-            for number in range(1, count + 1):
-                box = box_around(components == number, MASK_MARGIN)
-                result[index] |= self.segment_slice(axis, index, SlicePrompts(box))
-            progress(done + 1, len(slices), "refining slices")
-        return result

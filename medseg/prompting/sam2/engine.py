@@ -36,6 +36,8 @@ class Sam2Engine:
         window: what becomes black and white; by default chosen by the scan.
     """
 
+    takes_text = False
+
     def __init__(
         self,
         network: Any,

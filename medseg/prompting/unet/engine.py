@@ -39,6 +39,7 @@ class UNetEngine:
     """
 
     name = "unet"
+    takes_text = False
 
     def __init__(self, model: Model, device: torch.device) -> None:
         self._plan, self._configuration = scan_plan(model.plan, model.configuration)
@@ -64,17 +65,27 @@ class UNetEngine:
             raise UsageError("the session has no image yet; begin with set_image(volume)")
         image, trace = self._prepared
         given = self._on_grid(prompts, previous, trace)
-        region = self._region(given, trace.shape)
+        lead, region = self._looked(image, given, progress)
+        if previous is None and (lead > 0).any():  # what it answered is a mask to mend, as in its training
+            answer = np.zeros(trace.shape, bool)
+            answer[region.slices] = lead > 0
+            lead, region = self._looked(image, replace(given, mask=answer), progress)
+        progress(1, 1, "segmenting")
+        return on_image(lead, region, trace)
+
+    def _looked(self, image: np.ndarray, given: GridPrompts, progress: Progress) -> tuple[np.ndarray, VoxelBox]:
+        """The object's lead on the region that holds it, which grows until it does."""
+        _, *shape = image.shape
+        region = self._region(given, shape)
         lead = self._lead(image, given, region)
         for growth in range(MOST_GROWTHS):
             progress(growth, MOST_GROWTHS, "segmenting")
-            grown = _grown(region, lead > 0, self._patch, trace.shape)
+            grown = _grown(region, lead > 0, self._patch, shape)
             if grown == region:
                 break
             region = grown
             lead = self._lead(image, given, region)
-        progress(1, 1, "segmenting")
-        return on_image(lead, region, trace)
+        return lead, region
 
     def _on_grid(self, prompts: Sequence[Prompt], previous: np.ndarray | None, trace: Trace) -> GridPrompts:
         """The prompts on the prepared grid."""
@@ -98,7 +109,7 @@ class UNetEngine:
             boxes = [tight_box(mask)]
         return GridPrompts(tuple(points[True]), tuple(points[False]), tuple(boxes), mask)
 
-    def _region(self, given: GridPrompts, shape: tuple[int, int, int]) -> VoxelBox:
+    def _region(self, given: GridPrompts, shape: Sequence[int]) -> VoxelBox:
         """What is looked at: all that the prompts touch, a margin around boxes and masks, a patch at least."""
         margin = np.ceil(np.array(self._patch) * MARGIN).astype(int) * (np.array(self._patch) > 1)
         corners = [np.floor(point) for point in given.inside + given.outside]

@@ -36,7 +36,7 @@ from medseg.report import training_plot
 from medseg.training.cases import open_cases, stored_cases
 from medseg.training.curve import PROGRESS_FILE
 from medseg.training.loop import train_network
-from medseg.training.recipe import DEFAULT_EPOCHS, EPOCH_ITERATIONS, recipe_for_iterations
+from medseg.training.recipe import recipe_for_iterations
 from medseg.training.run import Run
 from medseg.training.sampling import PatchSource
 from medseg.training.starting import RUN_FILE, Length, run_under_way, within_budget
@@ -68,6 +68,8 @@ class PromptableTrainer(Trainer):
         plan, configuration: of the dataset; the network is that of :func:`promptable_plan`.
     """
 
+    foreground_share = 1.0  # a patch without an object teaches next to nothing
+
     def __init__(
         self,
         plan: Plan,
@@ -77,7 +79,8 @@ class PromptableTrainer(Trainer):
         run: Run,
         device: torch.device,
     ) -> None:
-        self.document_plan, promptable = promptable_plan(plan, configuration)
+        extents = _extents(cases, len(plan.labels.classes))
+        self.document_plan, promptable = promptable_plan(plan, configuration, extents)
         super().__init__(self.document_plan, promptable, cases, validation_cases, run, device)
         self.task: LabelSet = plan.labels
         self.sigmas = point_sigmas(configuration)
@@ -125,10 +128,16 @@ class PromptableTrainer(Trainer):
         return (logits[:, 1] > logits[:, 0]).cpu().numpy()
 
 
+def _extents(cases: Sequence[PatchSource], classes: int) -> np.ndarray:
+    """(objects, 3): voxels that each class reaches along (Z, Y, X) in each case that shows it."""
+    found = [np.asarray(voxels) for case in cases for voxels in case.foreground[:classes] if len(voxels)]
+    return np.array([np.ptp(voxels, axis=0) + 1 for voxels in found]).reshape(-1, 3)
+
+
 def _mended(sample: _Sample, answer: np.ndarray, random: np.random.Generator) -> _Sample:
-    """The sample with the network's answer as its mask, and clicks in the largest parts that are wrong."""
+    """The sample with the network's answer as its mask, and clicks, if any, in the largest parts that are wrong."""
     reference = np.zeros_like(answer) if sample.target is None else sample.target
-    clicks = corrections(reference, answer & ~sample.ignored, int(random.integers(1, MOST_CLICKS + 1)))
+    clicks = corrections(reference, answer & ~sample.ignored, int(random.integers(MOST_CLICKS + 1)))
     return replace(sample, prompts=replace(with_clicks(sample.prompts, clicks), mask=answer))
 
 
@@ -185,17 +194,18 @@ def train_promptable(
     where = choose_device(device)
     cases, held_out = open_cases(opened, chosen, split.train), stored_cases(opened, chosen, split.validation)
     if run is None:
+        length = length.on(where)
         run = Run(
             version=1,
             configuration=chosen.name + SUFFIX,
             fold=fold,
             seed=seed or 0,
             precision=choose_precision(precision, where),
-            recipe=recipe_for_iterations(length.steps or DEFAULT_EPOCHS * EPOCH_ITERATIONS, chosen.batch_size),
+            recipe=recipe_for_iterations(length.steps or 1, chosen.batch_size),  # a budget decides below
         )
-        if budget_seconds is not None:
+        if length.budget_seconds is not None:
             run = within_budget(
-                run, budget_seconds, began, opened.plan, chosen, cases, where, trainer=PromptableTrainer
+                run, length.budget_seconds, began, opened.plan, chosen, cases, where, trainer=PromptableTrainer
             )
         documents.save(run, folder / RUN_FILE)
     log.info("%s; %s", describe(where, run.precision), run.recipe.because)

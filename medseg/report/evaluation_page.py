@@ -96,7 +96,7 @@ def evaluation_report(
         for finding in findings(evaluation.table)
     ]
     page = render(
-        "template.html",
+        "evaluation.html",
         title=title,
         evaluation=evaluation,
         facts={**(facts or {}), **_standing_facts(evaluation, unscaled)},
