@@ -1,11 +1,9 @@
 """Runs PyPI's sam2 in an environment of its own: a network with the random weights of ``sam2_examples``, and its
 answers on one frame and on a short video.
 
-    PYTHONPATH=SAM2_SOURCES python tests/peer_sam2.py sam2.1_hiera_t|sam2_hiera_l|... SIZE FILE.npz [--bfloat16]
+    PYTHONPATH=SAM2_SOURCES python tests/peer_sam2.py sam2.1_hiera_t|sam2_hiera_l|... SIZE FILE.npz
 
 sam2 imports hydra and iopath for reading configurations and files, which this does itself; empty modules stand in.
-Memories are kept in single precision: rounding them to bfloat16, as the original does, turns differences of 1e-6
-between two implementations into some of 1e-2.
 """
 
 from __future__ import annotations
@@ -167,6 +165,4 @@ def main(name: str, size: int, file: Path) -> None:
 
 
 if __name__ == "__main__":
-    if "--bfloat16" not in sys.argv:
-        torch.bfloat16 = torch.float32
     main(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]))

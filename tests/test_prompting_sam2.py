@@ -75,12 +75,6 @@ def folder(network: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture
-def single_precision(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Memories as in ``peer_sam2``: rounded ones would make 1e-2 of differences of 1e-6."""
-    monkeypatch.setattr(torch, "bfloat16", torch.float32)
-
-
 @cache
 def encoded(network: Any) -> list[Features]:
     frames = torch.from_numpy(examples.frame_values(network.config.image_size))
@@ -169,12 +163,11 @@ def differences(network: Any, gone: Any, followed: Callable[..., Followed], answ
         return {name: float(np.abs(v - stored[name]).max() / stored[name].std()) for name, v in found.items()}
 
 
-def test_answers_are_those_of_the_original(
-    network: Any, gone: Any, followed: Callable[..., Followed], single_precision: None
-) -> None:
+def test_answers_are_those_of_the_original(network: Any, gone: Any, followed: Callable[..., Followed]) -> None:
     found = differences(network, gone, followed, PEER_ANSWERS)
     assert {name for name in found if name in KINDS} == set(KINDS)
-    assert max(found.values()) < 1e-5, found
+    assert max(found[kind] for kind in KINDS) < 1e-5
+    assert max(found.values()) < 1e-3, found  # memories are rounded to bfloat16
 
 
 @pytest.mark.slow
@@ -191,7 +184,7 @@ def test_answers_are_those_of_the_original(
     ],
 )
 def test_answers_are_those_of_the_original_as_it_runs(
-    name: str, size: int, followed: Callable[..., Followed], single_precision: None, tmp_path: Path
+    name: str, size: int, followed: Callable[..., Followed], tmp_path: Path
 ) -> None:
     script = Path(__file__).with_name("peer_sam2.py")
     environment = {**os.environ, "PYTHONPATH": os.environ["SAM2_SOURCES"]}
@@ -238,27 +231,25 @@ def test_one_slice_is_answered_as_by_transformers(network: Any, kind: str) -> No
 
 @pytest.mark.parametrize("given", [{FIRST: "box"}, {1: "point", 4: "both"}])
 def test_objects_are_followed_as_by_transformers(
-    network: Any, followed: Callable[..., Followed], single_precision: None, given: dict[int, str]
+    network: Any, followed: Callable[..., Followed], given: dict[int, str]
 ) -> None:
     found = followed(network, given)
     for reverse in (False, True):
         expected = of_transformers(network, given, reverse)
         assert set(expected) == (set(range(min(given) + 1)) if reverse else set(range(min(given), FRAMES)))
         for index, logits in expected.items():
-            np.testing.assert_allclose(found.answers[index].logits[0, 0].numpy(), logits, atol=1e-4 * logits.std())
+            np.testing.assert_allclose(found.answers[index].logits[0, 0].numpy(), logits, atol=1e-4)
             whole = torch.nn.functional.interpolate(torch.from_numpy(logits)[None, None], (SIZE, SIZE), mode="bilinear")
             assert (found.mask[index] != (whole[0, 0].numpy() > 0)).mean() < 1e-3
 
 
-def test_sam_2_of_before_2_1(
-    tensors: dict[str, torch.Tensor], followed: Callable[..., Followed], single_precision: None
-) -> None:
+def test_sam_2_of_before_2_1(tensors: dict[str, torch.Tensor], followed: Callable[..., Followed]) -> None:
     new = ("obj_ptr_tpos_proj.weight", "obj_ptr_tpos_proj.bias", "no_obj_embed_spatial")
     first = from_original({name: value for name, value in tensors.items() if name not in new}, "tiny", SIZE)
     assert first.occlusion_spatial_embedding_parameter is None
     found = followed(first, {FIRST: "box"})
     expected = of_transformers(first, {FIRST: "box"}, reverse=False)
-    np.testing.assert_allclose(found.answers[FRAMES - 1].logits[0, 0].numpy(), expected[FRAMES - 1], atol=5e-4)
+    np.testing.assert_allclose(found.answers[FRAMES - 1].logits[0, 0].numpy(), expected[FRAMES - 1], atol=1e-4)
 
 
 def test_both_forms_hold_the_same(checkpoint: Path, folder: Path, tensors: dict[str, torch.Tensor]) -> None:
