@@ -17,6 +17,7 @@ from medseg.prompting import Box, MaskPrompt, Point, Scribble, Text, load
 from medseg.prompting.sam.engine import SamEngine
 from medseg.prompting.sam.network import embed, low_resolution_logits, pixels, slice_logits
 from medseg.prompting.sam.weights import load_sam
+from medseg.prompting.slices import embeddings
 from medseg.prompting.slices.prompts import SlicePrompts
 from medseg.prompting.slices.seeds import seeds_of, slice_axis
 from medseg.prompting.slices.windows import Window, window_of
@@ -146,6 +147,20 @@ def test_embeddings_are_computed_once(network: Any, tmp_path: Path, monkeypatch:
         for _ in range(2):
             engine.segment_slice(0, 1, SlicePrompts((2, 2, 9, 9)))
     assert len(computed) == 1
+
+
+def test_embeddings_in_memory_have_their_measure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embeddings, "KEPT_BYTES", 24)  # two of them
+    cache, computed = embeddings.EmbeddingCache("weights", None), []
+
+    def embedding(value: int) -> dict[str, torch.Tensor]:
+        computed.append(value)
+        return {"fine": torch.full((2,), float(value)), "coarse": torch.zeros(1)}
+
+    for value in (1, 2, 1, 3, 1, 2):
+        found = cache.get(np.full((2, 2), value, np.uint8), lambda value=value: embedding(value))
+        assert found["fine"].tolist() == [value, value]
+    assert computed == [1, 2, 3, 2]
 
 
 def test_prompts_on_slices() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -30,6 +31,7 @@ from medseg.prompting.sam2.network import Answer, Features, decode, encode, give
 from medseg.prompting.sam2.weights import from_original, is_sam2, load_sam2, renamed_tensors
 from medseg.prompting.slices.prompts import SlicePrompts
 from medseg.prompting.slices.propagation import StoppingRule
+from medseg.prompting.slices.seeds import slice_axis
 from medseg.volume import Geometry, Volume
 
 pytest.importorskip("transformers", reason="SAM 2 needs transformers: pip install 'medseg[prompting]'")
@@ -445,6 +447,9 @@ def test_slices_lie_across_the_axis_of_flat_prompts(folder: Path) -> None:
     session.set_image(image)
     given = np.zeros((12, 5, 10), np.uint8)
     given[3:9, 2, 2:8] = 1
+    assert slice_axis([MaskPrompt.of(given)], (1, 1, 1)) == 1
+    with pytest.raises(UsageError, match="different axes"):
+        slice_axis([MaskPrompt.of(given), Box((3, 0, 0), (4, 5, 9))], (1, 1, 1))
     found = session.add(MaskPrompt.of(given)).array
     np.testing.assert_array_equal(found[:, 2], given[:, 2])
 
@@ -534,6 +539,14 @@ def test_folders_that_do_not_fit(folder: Path, tmp_path: Path) -> None:
         (tmp_path / "pictures" / file.name).unlink()
         (tmp_path / "pictures" / file.name).symlink_to(file)
     assert "config.json does not describe SAM 2" in refusal(tmp_path / "pictures")
+
+
+def test_a_folder_names_no_kernel_to_be_downloaded(folder: Path, tmp_path: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    named = {"attn_implementation": "kernels-community/flash", "_attn_implementation": "kernels-community/flash"}
+    (tmp_path / "config.json").write_text(json.dumps(config | named))
+    (tmp_path / "model.safetensors").symlink_to(folder / "model.safetensors")
+    assert load_sam2(tmp_path, SIZE)[0].config._attn_implementation == "sdpa"
 
 
 def test_without_transformers(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
