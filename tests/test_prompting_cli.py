@@ -85,6 +85,7 @@ def test_bad_input_is_one_line(tmp_path: Path, model: Path, image: Path, capsys:
     assert "--point a,b,c: expected 3 numbers" in refused(capsys, *options, "--point", "a,b,c")
     point = ("--point", "3,3,3")
     assert "--engine sam9: expected one of" in refused(capsys, *options, *point, "--engine", "sam9")
+    assert "unet takes no text; sam3 does" in refused(capsys, *options, "--text", "liver")
     assert "no such file" in refused(capsys, *options, "--prompts", tmp_path / "no.json")
     assert "--window" in refused(capsys, *options, *point, "--window", "5")
     assert "all its prompts are negative" in refused(capsys, *options, "--point", "3,3,3,-")

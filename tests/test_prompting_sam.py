@@ -13,7 +13,7 @@ from sam_examples import BOX, PEER_ANSWERS, POINTS, SIZE, peer_shapes, picture_v
 
 from medseg.errors import DataError, ModelError, UsageError
 from medseg.progress import silent
-from medseg.prompting import Box, MaskPrompt, Point, Scribble, load
+from medseg.prompting import Box, MaskPrompt, Point, Scribble, Text, load
 from medseg.prompting.sam.engine import SamEngine
 from medseg.prompting.sam.network import embed, low_resolution_logits, pixels, slice_logits
 from medseg.prompting.sam.weights import load_sam
@@ -250,6 +250,9 @@ def test_wrong_usage(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     session = load(checkpoint, "cpu")
     with pytest.raises(UsageError, match="set_image"):
         session.add(Point((0, 0, 0)))
+    session.set_image(volume())
+    with pytest.raises(UsageError, match="the engine medsam takes no text; sam3 does"):
+        session.add(Text("liver"))
     with pytest.raises(DataError, match="1 or 3 channels"):
         session.set_image(volume(channels=2))
     monkeypatch.setitem(__import__("sys").modules, "transformers", None)

@@ -262,6 +262,12 @@ def test_points_correct_their_slice(sam3: Sam3) -> None:
     before = session.add(Text(COMMON)).array
     after = session.add(Point((2, 5, 7)), Point((2, 15, 20), positive=False)).array
     assert np.flatnonzero((before != after).any((1, 2))).tolist() == [2]
+    embedding = embed(sam3.detector, pixels(picture(), SIZE))
+    found = instances(sam3.detector, embedding, read(sam3.detector, sam3.tokenizer, COMMON), None, SHAPE)
+    begun = (found > 0).any(0)
+    corrected = tracked_logits(sam3.whole, embedding, SlicePrompts(None, POINTS), SHAPE, begun) > 0
+    np.testing.assert_array_equal(after[2] == 1, corrected)
+    assert (corrected != (tracked_logits(sam3.whole, embedding, SlicePrompts(None, POINTS), SHAPE) > 0)).any()
     rare = session.add(Text(RARE, object=2)).array
     np.testing.assert_array_equal(session.add(Point((3, 5, 7), object=2, positive=False)).array, rare)
     assert (session.add(Point((3, 5, 7), object=2)).array[3] == 2).any()
@@ -335,6 +341,13 @@ class Malice:
         return os.system, (f"touch {self.path}",)
 
 
+def with_sides(detector: dict[str, Any]) -> dict[str, Any]:
+    """The detector's configuration with a size for each side."""
+    vision = detector["vision_config"]
+    backbone = vision["backbone_config"] | {"image_size": [SIZE, SIZE]}
+    return detector | {"vision_config": vision | {"backbone_config": backbone}}
+
+
 def refusal(path: Path) -> str:
     with pytest.raises(ModelError) as caught:
         load(path, "cpu", engine="sam3")
@@ -361,6 +374,7 @@ def test_checkpoints_that_do_not_fit(folder: Path, tmp_path: Path, monkeypatch: 
     for changed, message in (
         ({"model_type": "sam2"}, "expected model_type sam3 or sam3_video in config.json, found 'sam2'"),
         ({"detector_config": 3}, "does not describe SAM 3"),
+        ({"detector_config": with_sides(content["detector_config"])}, "image_size for both sides, found [56, 56]"),
         ({"model_type": "sam3", **content["detector_config"]}, "is missing"),
     ):
         (path / "config.json").write_text(json.dumps(content | changed))

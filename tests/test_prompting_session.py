@@ -15,7 +15,7 @@ from hypothesis.extra.numpy import arrays
 from medseg import volume
 from medseg.errors import DocumentError, UsageError
 from medseg.progress import Progress
-from medseg.prompting.prompts import Box, MaskPrompt, Point, Prompt, Scribble, load_steps, locate, save_steps
+from medseg.prompting.prompts import Box, MaskPrompt, Point, Prompt, Scribble, Text, load_steps, locate, save_steps
 from medseg.prompting.session import Session
 from medseg.volume import Geometry, Volume
 
@@ -26,6 +26,7 @@ class Painter:
     """An engine that fills boxes and masks, sets points, and adds what was there."""
 
     name = "painter"
+    takes_text = False
 
     def set_image(self, volume: Volume, *, case: str, progress: Progress) -> None:
         self.shape = volume.geometry.shape
@@ -117,6 +118,14 @@ def test_millimetres_and_voxels_are_the_same_place():
     np.testing.assert_allclose(inside.at, (4, 5, 6), atol=1e-9)
 
 
+def test_words_are_kept_as_they_are_but_for_spaces(tmp_path: Path):
+    prompt = Text(" Left \n kidney", object=2)
+    assert prompt == Text("Left kidney", 2)
+    assert locate(prompt, GRID) == prompt
+    save_steps([[prompt]], tmp_path / "prompts.json")
+    assert load_steps(tmp_path / "prompts.json") == ((prompt,),)
+
+
 def test_a_box_of_the_package_is_a_prompt_too():
     assert session().add(volume.Box((1, 2, 3), (2, 4, 6))).array.sum() == 6
 
@@ -136,6 +145,7 @@ def test_a_box_of_the_package_is_a_prompt_too():
         (MaskPrompt.of(np.ones((2, 2, 2))), "mask: expected the image's 6 x 8 x 10 voxels"),
         (MaskPrompt.of(np.zeros((6, 8, 10))), "mask: it is empty"),
         (Point((0, 0, 0), object=0), "numbered from 1"),
+        (Text("liver"), "text 'liver': the engine painter takes no text; sam3 does"),
     ],
 )
 def test_prompts_that_are_refused(prompt: Prompt, message: str):
@@ -147,6 +157,8 @@ def test_prompts_that_are_refused(prompt: Prompt, message: str):
 
 
 def test_prompts_that_make_no_sense():
+    with pytest.raises(UsageError, match="text: it is empty"):
+        Text(" ")
     with pytest.raises(UsageError, match="three finite"):
         Point((1, 2, float("nan")))
     with pytest.raises(UsageError, match="three finite"):

@@ -49,7 +49,8 @@ class Sam3Engine:
         (sam3.whole or sam3.detector).to(device)
         self._sam3 = sam3
         self._window = window
-        self._cache = EmbeddingCache(f"{sam3.digest} sam3", cache)
+        self._size = int(sam3.detector.config.image_size)
+        self._cache = EmbeddingCache(f"{sam3.digest} sam3 {self._size}", cache)
         self._pictures: Pictures | None = None
 
     @classmethod
@@ -68,7 +69,7 @@ class Sam3Engine:
     def segment(self, prompts: Sequence[Prompt], previous: np.ndarray | None, progress: Progress) -> np.ndarray:  # noqa: ARG002
         """See :class:`medseg.prompting.engine.Engine`; what was found before does not matter, all prompts do.
 
-        With text, boxes are examples of the concept on their slices, boxes through several slices say where to look,
+        With text, boxes are exemplars of the concept on their slices, boxes through several slices say where to look,
         and points correct their slices. A negative text is taken away at the end.
         """
         pictures = self._opened
@@ -93,7 +94,7 @@ class Sam3Engine:
         """The mask (Y, X) bool of all instances of concepts on one slice across an axis.
 
         Args:
-            prompts: a box around an instance as an example; points that correct the mask.
+            prompts: a box around an instance, as an exemplar; points that correct the mask.
         """
         embedding, shape = self._embedded(axis, index)
         found = torch.cat([instances(self._sam3.detector, embedding, one, prompts.box, shape) for one in concepts])
@@ -119,9 +120,7 @@ class Sam3Engine:
     def _embedded(self, axis: int, index: int) -> tuple[Tensor, tuple[int, int]]:
         """The embedding of a slice, and its shape (Y, X)."""
         picture = self._opened.slice(axis, index)
-        detector = self._sam3.detector
-        size = detector.config.image_size
-        found = self._cache.get(picture, lambda: {_EMBEDDING: embed(detector, pixels(picture, size))})
+        found = self._cache.get(picture, lambda: {_EMBEDDING: embed(self._sam3.detector, pixels(picture, self._size))})
         return found[_EMBEDDING], (picture.shape[0], picture.shape[1])
 
     def _require_tracker(self, what: str) -> None:

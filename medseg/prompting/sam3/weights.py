@@ -84,6 +84,8 @@ def load_sam3(path: Path) -> Sam3:
         network = from_original(open_state_dict(path), str(path))
     whole = network if hasattr(network, "detector_model") else None
     detector = network.detector_model if whole else network
+    if not isinstance(detector.config.image_size, int):
+        raise ModelError(f"{path}: expected an image_size for both sides, found {detector.config.image_size}")
     known = detector.config.text_config.vocab_size
     if len(tokenizer) > known:
         raise ModelError(
