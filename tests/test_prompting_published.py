@@ -70,7 +70,9 @@ def test_a_name_means_the_file_in_the_visible_folder_and_a_path_itself(tmp_path:
     Path("medsam-vit-b").mkdir()
     assert located("medsam-vit-b") == Path("medsam-vit-b")  # what there is wins
     with pytest.raises(ModelError, match=r"no such checkpoint.*medseg weights list"):
-        located(tmp_path / "medsam_vit_b.pth")
+        located(tmp_path / "nothing.pth")
+    with pytest.raises(ModelError, match=r"weights get medsam-vit-b -o elsewhere, or put medsam_vit_b.pth from https"):
+        located("elsewhere/medsam_vit_b.pth")  # a file that is known, where it is not
 
 
 def test_a_checkpoint_that_is_a_folder_is_given_as_one():

@@ -233,8 +233,8 @@ def test_checkpoints_that_do_not_fit(checkpoint: Path, tmp_path: Path) -> None:
     folder.mkdir()
     assert "config.json" in refusal(folder)
     (folder / "model.safetensors").write_bytes(b"")
-    (folder / "config.json").write_text('{"model_type": "sam2"}')
-    assert "found 'sam2'" in refusal(folder)
+    (folder / "config.json").write_text('{"model_type": "detr"}')
+    assert "found 'detr'" in refusal(folder)
     (folder / "config.json").write_text('{"model_type": "sam"}')
     assert "not read as SAM" in refusal(folder)
 

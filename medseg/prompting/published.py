@@ -137,9 +137,12 @@ def located(checkpoint: str | os.PathLike[str]) -> Path:
         return path
     published = _named(str(path))
     if published is None:
+        missing = next((each for each in PUBLISHED if each.file == path.name), None)
         raise ModelError(
-            f"{path}: no such checkpoint; expected a folder from medseg train --promptable, a file or folder of"
-            " weights, or a name from: medseg weights list"
+            f"{path}: no such checkpoint; {missing.how_to_get(path.parent)}"
+            if missing
+            else f"{path}: no such checkpoint; expected a folder from medseg train --promptable, weights such as"
+            " medsam_vit_b.pth, or a name from: medseg weights list"
         )
     there = published.checkpoint(WEIGHTS_FOLDER)
     if not there.exists():
