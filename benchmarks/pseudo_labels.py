@@ -1,7 +1,7 @@
 """What pseudo-labels are worth: a few labels, the same with boxes for the other scans, and all labels.
 
     python -m benchmarks.pseudo_labels DATASET -w FOLDER [--splits FILE] [--share 0.2] [--promptable 2000]
-                                       [--iterations 1000] [--batch 2] [--sure 0.8] [--accept-above 0.8] [--device cpu]
+                                       [--iterations 1000] [--batch 2] [--sure 0.8] [--accept-above 0.85] [--device cpu]
 
 Of fold 0's training cases a share, drawn with seed 0, keeps its labels. A promptable network learns from these and
 proposes masks for the others from one box an object: that of its reference, each face moved by up to 2 voxels. Objects

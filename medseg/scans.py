@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,7 +45,7 @@ def find_scans(
     Raises:
         FileUnreadableError: an input does not exist.
         DataError: DICOM files, but no scan among them.
-        UsageError: no scans, a case with missing channels, two scans of one name, or no series that fits the choice.
+        UsageError: no scans, no case with all its channels, two scans of one name, or no series that fits the choice.
     """
     files: list[Path] = []
     series: list[Path] = []
@@ -93,14 +93,23 @@ def _scans_in_files(files: Sequence[Path], channels: int) -> tuple[Scan, ...]:
     for path, match in zip(files, split, strict=True):
         assert match is not None
         grouped.setdefault(match["case"], {})[int(match["channel"])] = path
-    for case, found in grouped.items():
-        missing = [channel for channel in range(channels) if channel not in found]
-        if missing and not (set(found) == {0} and formats.is_picture(found[0])):
-            names = ", ".join(f"{case}_{channel:04d}" for channel in missing)
-            raise UsageError(
-                f"{case}: expected {channels} channels, missing {names} beside {found[min(found)]}; add them"
-            )
+    missing = {case: _missing(found, channels) for case, found in grouped.items()}
+    for case, absent in missing.items():
+        beside = grouped[case][min(grouped[case])]
+        if absent and all(missing.values()):
+            names = ", ".join(f"{case}_{channel:04d}" for channel in absent)
+            raise UsageError(f"{case}: expected {channels} channels, missing {names} beside {beside}; add them")
+        # Beside whole cases it is one that fails, for the file that is not there.
+        ending = io.ending_of(beside) or ""
+        grouped[case] |= {channel: beside.with_name(f"{case}_{channel:04d}{ending}") for channel in absent}
     return tuple(Scan(case, tuple(found[channel] for channel in sorted(found))) for case, found in grouped.items())
+
+
+def _missing(found: Mapping[int, Path], channels: int) -> list[int]:
+    """The channels that a case lacks; a picture alone may hold all of them."""
+    if set(found) == {0} and formats.is_picture(found[0]):
+        return []
+    return [channel for channel in range(channels) if channel not in found]
 
 
 def _distinct(scans: list[Scan]) -> tuple[Scan, ...]:

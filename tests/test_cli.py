@@ -233,6 +233,17 @@ def test_a_stopped_prediction_is_not_done(capsys, trained, dataset, tmp_path, mo
     assert "stopped with 0 masks; the same command goes on" in err
 
 
+@pytest.mark.parametrize("promptable", [(), ("--promptable",)])
+def test_a_stopped_training_is_not_done(capsys, trained, tmp_path, monkeypatch, promptable):
+    shutil.copytree(trained, tmp_path / "workspace")
+    monkeypatch.setattr("medseg.cli.signals.StopOnSignal.__call__", lambda self: True)
+    code, out, _ = medseg(
+        capsys, "train", "-w", tmp_path / "workspace", "--fold", 1, "--iterations", 3, "--restart", *promptable
+    )
+    assert code == 1
+    assert out.startswith("stopped; resume with: medseg train -w")
+
+
 @pytest.mark.parametrize("json_too", [(), ("--json",)])
 def test_a_single_bad_scan_is_one_line(capsys, trained, dataset, tmp_path, json_too):
     scan = tmp_path / f"{'a_long_name_' * 15}.nii.gz"

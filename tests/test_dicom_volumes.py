@@ -332,6 +332,20 @@ def test_two_images_of_one_identity(tmp_path: Path) -> None:
     assert io.read(tmp_path).array.shape == (1, 1, 2, 2)
 
 
+def test_slices_of_two_patients_make_no_volume(tmp_path: Path) -> None:
+    files = stack(tmp_path, count(3, 2, 2))
+    other = pydicom.dcmread(files[1])
+    other.PatientID = "SOMEONE-ELSE"
+    other.save_as(files[1])
+    with pytest.raises(GeometryError, match="its slices are of 2 patients") as caught:
+        io.read(tmp_path)
+    one_line(caught.value)
+    assert "SOMEONE" not in str(caught.value)
+    other.PatientID = ""  # that nobody is named is no contradiction
+    other.save_as(files[1])
+    assert io.read(tmp_path).array.shape == (1, 3, 2, 2)
+
+
 def test_localisers_are_left_out_aloud(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     array = count(3, 2, 2)
     stack(tmp_path, array)

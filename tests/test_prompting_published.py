@@ -15,6 +15,7 @@ from medseg import cli
 from medseg.errors import ModelError, UsageError
 from medseg.prompting import load, published
 from medseg.prompting.download import partial_of
+from medseg.prompting.loading import ENGINES
 from medseg.prompting.published import PUBLISHED, WEIGHTS_FOLDER, Published, by_name, fetch, located
 
 CONTENT = b"weights"
@@ -49,6 +50,7 @@ def test_the_table_is_well_formed():
             assert each.url.startswith("https://")
             assert each.url.endswith("/" + each.file)
     assert [each.name for each in PUBLISHED if each.url is None] == ["sam3"]
+    assert {each.engine for each in PUBLISHED} == set(ENGINES) - {"auto", "unet"}
 
 
 def test_names_are_found_or_listed():

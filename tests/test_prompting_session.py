@@ -15,6 +15,7 @@ from hypothesis.extra.numpy import arrays
 from medseg import volume
 from medseg.errors import DocumentError, UsageError
 from medseg.progress import Progress
+from medseg.prompting.engine import Answer
 from medseg.prompting.prompts import Box, MaskPrompt, Point, Prompt, Scribble, Text, load_steps, locate, save_steps
 from medseg.prompting.session import Session
 from medseg.volume import Geometry, Volume
@@ -31,7 +32,7 @@ class Painter:
     def set_image(self, volume: Volume, *, case: str, progress: Progress) -> None:
         self.shape = volume.geometry.shape
 
-    def segment(self, prompts: Sequence[Prompt], previous: np.ndarray | None, progress: Progress) -> np.ndarray:
+    def segment(self, prompts: Sequence[Prompt], previous: np.ndarray | None, progress: Progress) -> Answer:
         mask = np.zeros(self.shape, bool) if previous is None else previous.copy()
         for prompt in prompts:
             match prompt:
@@ -41,7 +42,7 @@ class Painter:
                     mask |= prompt.array
                 case Point():
                     mask[tuple(round(value) for value in prompt.at)] = prompt.positive
-        return mask
+        return Answer(mask, 0.5)
 
 
 def session(grid: Geometry = GRID) -> Session:
@@ -202,3 +203,12 @@ def test_a_document_by_hand(tmp_path: Path):
     assert load_steps(path) == ((Box((0, 0, 0), (1, 2, 3)),),)
     save_steps(load_steps(path), path)
     assert load_steps(path) == ((Box((0, 0, 0), (1, 2, 3)),),)
+
+
+def test_what_the_model_expects_of_each_object():
+    opened = session()
+    assert opened.expected_dice == {}
+    opened.add(Box((0, 0, 0), (2, 2, 2)), Box((3, 3, 3), (4, 4, 4), object=7))
+    assert opened.expected_dice == {1: 0.5, 7: 0.5}
+    opened.undo()
+    assert opened.expected_dice == {}

@@ -24,6 +24,7 @@ from medseg.preprocessing import prepare
 from medseg.prompting import Box, MaskPrompt, Point, Scribble, load
 from medseg.prompting.grid import tight_box
 from medseg.prompting.unet.channels import PROMPT_CHANNELS
+from medseg.prompting.unet.engine import expected_dice
 from medseg.prompting.unet.placement import box_on_prepared, mask_on_prepared, on_image, points_on_prepared
 from medseg.prompting.unet.promptable import object_patch, promptable_plan, scan_plan
 from medseg.prompting.unet.training import PromptableTrainer
@@ -107,6 +108,12 @@ def test_the_first_answer_is_a_mask_to_mend(tmp_path: Path, monkeypatch: pytest.
     assert seen == [0, 27]
     session.add(Point((3, 3, 3)))
     assert seen == [0, 27, 27]  # a correction mends what there is, once
+
+
+def test_expected_dice_with_a_pencil():
+    lead = np.log(np.array([[0.9, 0.6], [0.3, 0.2]]) / np.array([[0.1, 0.4], [0.7, 0.8]]))
+    assert expected_dice(lead.astype(np.float32)) == pytest.approx(2 * 1.5 / (2 + 2.0))
+    assert expected_dice(np.full((2, 2), -3.0)) == 0
 
 
 GRIDS = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from medseg.errors import DataError, FileUnreadableError, UsageError
 from medseg.labels import LabelSet
 from medseg.progress import Progress
 from medseg.prompting import Box, Point, Prompt, Session
+from medseg.prompting.engine import Answer
 from medseg.prompting.unet.engine import UNetEngine
 from medseg.pseudo_labels import accept, propose, rank, read_prompts
 from medseg.pseudo_labels.agreement import Agreement, agree, merge
@@ -104,7 +106,7 @@ class BoxEngine:
     def set_image(self, volume: Volume, *, case: str, progress: Progress) -> None:
         self.shape = volume.geometry.shape
 
-    def segment(self, prompts: Sequence[Prompt], previous: np.ndarray | None, progress: Progress) -> np.ndarray:
+    def segment(self, prompts: Sequence[Prompt], previous: np.ndarray | None, progress: Progress) -> Answer:
         assert previous is None
         mask = np.zeros(self.shape, bool)
         for prompt in prompts:
@@ -112,7 +114,7 @@ class BoxEngine:
                 mask[prompt.voxels.slices] = True
             elif isinstance(prompt, Point):
                 mask[tuple(round(value) for value in prompt.at)] = prompt.positive
-        return mask
+        return Answer(mask)
 
 
 def votes(*values: int, draws: int = 4) -> Agreement:
@@ -125,6 +127,7 @@ def test_confidence_with_a_pencil():
     assert votes(4, 1, 0).confidence == pytest.approx(8 / 9)
     assert votes(2, 2, 1).confidence == 0
     assert votes(0, 0).confidence == 0
+    assert replace(votes(4, 1, 0), expected_dice=0.5).confidence == pytest.approx(4 / 9)
 
 
 def test_merging_with_a_pencil():

@@ -52,6 +52,15 @@ def test_what_cannot_be_sorted_out_is_said(tmp_path, names, channels, message):
         find_scans([touch(tmp_path, *names)], [f"channel {i}" for i in range(channels)])
 
 
+def test_a_case_that_lacks_a_channel_does_not_stop_the_others(tmp_path):
+    folder = touch(tmp_path, "a_0000.nii", "b_0000.nii", "b_0001.nii")
+    found = {scan.case: [path.name for path in scan.images] for scan in find_scans([folder], ["T1", "T2"])}
+    assert found == {"a": ["a_0000.nii", "a_0001.nii"], "b": ["b_0000.nii", "b_0001.nii"]}
+    (folder / "b_0001.nii").unlink()
+    with pytest.raises(UsageError, match="a: expected 2 channels, missing a_0001"):
+        find_scans([folder], ["T1", "T2"])
+
+
 def test_an_input_that_is_not_there(tmp_path):
     with pytest.raises(FileUnreadableError, match="no such file"):
         find_scans([tmp_path / "none.nii"], ["MR"])

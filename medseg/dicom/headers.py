@@ -1,6 +1,7 @@
 """What a DICOM file says before its pixels: one frozen value an instance, read in parallel.
 
-No name, number or date of a patient is read, so that none can reach a log, a table or a message.
+No name or date of a patient is read, and of the number only a salted hash is kept, so that none can reach a log, a
+table or a message.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ _AT_ONCE = 256
 
 _TAGS: list[Any] = [
     "SpecificCharacterSet", "ImageType", "SOPClassUID", "SOPInstanceUID", "Modality", "SeriesDescription",
-    "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "SeriesNumber", "InstanceNumber",
+    "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "SeriesNumber", "InstanceNumber", "PatientID",
     "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "ImagerPixelSpacing", "SliceThickness",
     "SpacingBetweenSlices", "RescaleSlope", "RescaleIntercept", "RescaleType", "ModalityLUTSequence", "Units",
     "EchoTime", "EchoNumbers", "TemporalPositionIdentifier", "TemporalPositionIndex", "TriggerTime", "InversionTime",
@@ -72,7 +73,11 @@ class PixelLayout:
 
 @dataclass(frozen=True)
 class InstanceHeader:
-    """One DICOM instance without its pixels. Texts are empty and numbers None where the file does not say."""
+    """One DICOM instance without its pixels. Texts are empty and numbers None where the file does not say.
+
+    Attributes:
+        patient: a number that tells patients apart, and means nothing in another process.
+    """
 
     path: Path
     sop_class_uid: str
@@ -80,6 +85,7 @@ class InstanceHeader:
     study_uid: str
     series_uid: str
     frame_of_reference_uid: str
+    patient: int | None
     modality: str
     description: str
     series_number: int | None
@@ -187,6 +193,7 @@ def _read(path: Path, file: BinaryIO) -> tuple[InstanceHeader, int]:
         study_uid=text(dataset, "StudyInstanceUID"),
         series_uid=text(dataset, "SeriesInstanceUID"),
         frame_of_reference_uid=text(dataset, "FrameOfReferenceUID"),
+        patient=hash(identity) if (identity := text(dataset, "PatientID").strip()) else None,
         modality=text(dataset, "Modality"),
         description=text(dataset, "SeriesDescription"),
         series_number=_whole(dataset, "SeriesNumber"),

@@ -37,7 +37,9 @@ def series_from(kind: str, headers: list[InstanceHeader]) -> list[Series]:
     """
     if kind:
         return [_not_an_image(kind, headers)]
-    headers, problem = _without_copies(headers)
+    problem = _of_several_patients(headers)
+    if not problem:
+        headers, problem = _without_copies(headers)
     if problem:
         return [_make("stack", headers, [plane for header in headers for plane in header.planes], "", problem)]
     by_path = {header.path: header for header in headers}
@@ -91,6 +93,14 @@ def _group_of(header: InstanceHeader, plane: Plane, groups: list[_Alike]) -> _Al
 
 def _in_use(planes: Sequence[Plane], by_path: dict[Path, InstanceHeader]) -> list[InstanceHeader]:
     return [by_path[path] for path in dict.fromkeys(plane.path for plane in planes)]
+
+
+def _of_several_patients(headers: Sequence[InstanceHeader]) -> str:
+    """What is wrong where slices of several patients share a series, or nothing."""
+    patients = {header.patient for header in headers if header.patient is not None}
+    if len(patients) < 2:
+        return ""
+    return f"its slices are of {len(patients)} patients (PatientID); give each patient's slices a series of their own"
 
 
 def _without_copies(headers: list[InstanceHeader]) -> tuple[list[InstanceHeader], str]:

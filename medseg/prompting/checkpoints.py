@@ -38,7 +38,7 @@ def require_transformers() -> None:
         import transformers  # noqa: F401
     except ImportError as error:
         raise UsageError(
-            "SAM and its kin (MedSAM, SAM 2, SAM 3) need the package transformers; install it with:"
+            "SAM, MedSAM, SAM 2, MedSAM2 and SAM 3 need the package transformers; install it with:"
             " pip install 'medseg[prompting]'"
         ) from error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -10,6 +11,19 @@ import numpy as np
 from medseg.progress import Progress
 from medseg.prompting.prompts import Prompt
 from medseg.volume import Volume
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """What a model says of one object.
+
+    Attributes:
+        mask: (Z, Y, X) bool on the image's grid.
+        expected_dice: what the model itself expects that mask to reach, 0 to 1; None where it does not say.
+    """
+
+    mask: np.ndarray
+    expected_dice: float | None = None
 
 
 class Engine(Protocol):
@@ -33,8 +47,8 @@ class Engine(Protocol):
         """
         ...
 
-    def segment(self, prompts: Sequence[Prompt], previous: np.ndarray | None, progress: Progress) -> np.ndarray:
-        """The mask (Z, Y, X) bool of one object on the image's grid.
+    def segment(self, prompts: Sequence[Prompt], previous: np.ndarray | None, progress: Progress) -> Answer:
+        """One object on the image's grid.
 
         Args:
             prompts: all of the object, in voxels, within the image; at least one is positive. Boxes and masks are

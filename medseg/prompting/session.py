@@ -8,29 +8,31 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from medseg import io, volume
 from medseg.errors import UsageError
 from medseg.progress import Progress, silent
-from medseg.prompting.engine import Engine
+from medseg.prompting.engine import Answer, Engine
 from medseg.prompting.prompts import Box, MaskPrompt, Prompt, Steps, Text, load_steps, locate, save_steps
 from medseg.volume import LabelVolume, Volume, bounding_box
 
 
 @dataclass(frozen=True, eq=False)
 class _Found:
-    """An object's mask: the box that it fills, and the voxels in it."""
+    """An object's mask: the box that it fills, and the voxels in it; and what Dice the model expects of it."""
 
     box: volume.Box | None
     voxels: np.ndarray
+    expected_dice: float | None
 
     @classmethod
-    def of(cls, mask: np.ndarray) -> _Found:
-        box = bounding_box(mask)
-        return cls(box, mask[box.slices].copy() if box else np.zeros((0, 0, 0), bool))
+    def of(cls, answer: Answer) -> _Found:
+        box = bounding_box(answer.mask)
+        voxels = answer.mask[box.slices].copy() if box else np.zeros((0, 0, 0), bool)
+        return cls(box, voxels, answer.expected_dice)
 
     def paint(self, array: np.ndarray, value: int | bool) -> None:
         if self.box is not None:
@@ -131,6 +133,12 @@ class Session:
         return LabelVolume(array, self.image.geometry, {f"object {number}": number for number in sorted(masks)})
 
     @property
+    def expected_dice(self) -> dict[int, float]:
+        """By object, what Dice the model itself expects of its mask; without those of which it does not say."""
+        masks = self._steps[-1].masks if self._steps else {}
+        return {number: found.expected_dice for number, found in masks.items() if found.expected_dice is not None}
+
+    @property
     def steps(self) -> Steps:
         """All prompts so far, in voxels, step by step."""
         return tuple(step.prompts for step in self._steps)
@@ -159,7 +167,7 @@ class Session:
 
     def _segment(
         self, number: int, old: Sequence[Prompt], new: Sequence[Prompt], before: _Found | None, progress: Progress
-    ) -> np.ndarray:
+    ) -> Answer:
         prompts = [*old, *new]
         shown = [prompt for prompt in prompts if prompt.positive or not isinstance(prompt, Box | MaskPrompt)]
         if not any(prompt.positive for prompt in shown):
@@ -171,10 +179,11 @@ class Session:
             for prompt in new:
                 if prompt.positive and isinstance(prompt, MaskPrompt):
                     previous |= prompt.array
-        mask = self.engine.segment(shown, previous, progress).copy()
+        answer = self.engine.segment(shown, previous, progress)
+        mask = answer.mask.copy()
         for prompt in prompts:
             if not prompt.positive and isinstance(prompt, Box):
                 mask[prompt.voxels.slices] = False
             elif not prompt.positive and isinstance(prompt, MaskPrompt):
                 mask &= ~prompt.array
-        return mask
+        return replace(answer, mask=mask)

@@ -1,8 +1,8 @@
 """How sure a promptable model is of an object: what it answers when the same prompts are drawn a little otherwise.
 
-A model's own probabilities are not comparable between engines. How far its masks agree when boxes and points move by
-what a second person's would differ is, for any engine: Deng et al., SAM-U: Multi-box prompts triggered uncertainty
-estimation for reliable SAM in medical image, 2023.
+How far its masks agree when boxes and points move by what a second person's would differ can be asked of any engine:
+Deng et al., SAM-U: Multi-box prompts triggered uncertainty estimation for reliable SAM in medical image, 2023. Draws
+share their mistakes, though: what an engine itself expects of its answer counts as well, where it says so.
 """
 
 from __future__ import annotations
@@ -29,17 +29,23 @@ class Agreement:
     Attributes:
         votes: (Z, Y, X) uint8, in how many draws each voxel lay in the object.
         draws: how many there were.
+        expected_dice: what the model expects of its answer to the prompts as they are, where it says so.
     """
 
     votes: np.ndarray
     draws: int
+    expected_dice: float | None = None
 
     @property
     def confidence(self) -> float:
-        """Dice of all draws with what most of them agree on, 0 to 1; 0 where they agree on nothing."""
+        """Dice of all draws with what most of them agree on, times what the model expects; 0 to 1.
+
+        0 where they agree on nothing.
+        """
         majority = 2 * self.votes.astype(np.int16) > self.draws
         size, shared, total = int(majority.sum()), int(self.votes[majority].sum()), int(self.votes.sum())
-        return 2 * shared / (self.draws * size + total) if size else 0.0
+        agreement = 2 * shared / (self.draws * size + total) if size else 0.0
+        return agreement if self.expected_dice is None else agreement * self.expected_dice
 
 
 def agree(session: Session, prompts: Sequence[Box | Point], draws: int, random: np.random.Generator) -> Agreement:
@@ -53,11 +59,14 @@ def agree(session: Session, prompts: Sequence[Box | Point], draws: int, random: 
     geometry = session.image.geometry
     located = [locate(prompt, geometry) for prompt in prompts]
     votes = np.zeros(geometry.shape, np.uint8)
+    expected = None
     for draw in range(draws):
         moved = located if draw == 0 else [_moved(prompt, geometry.shape, random) for prompt in located]
         votes += session.add(*moved).array > 0
+        if draw == 0:
+            expected = next(iter(session.expected_dice.values()), None)
         session.undo()
-    return Agreement(votes, draws)
+    return Agreement(votes, draws, expected)
 
 
 def merge(agreements: Sequence[tuple[int, Agreement]], ignore: int, sure: float) -> np.ndarray:

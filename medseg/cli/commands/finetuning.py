@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from medseg.cli import SOME_FAILED
 from medseg.cli.display import Display
 from medseg.cli.options import DeviceOption, JsonOption
 from medseg.cli.output import print_json
@@ -81,7 +82,7 @@ def finetune_sam(
         )
     if history is None:
         typer.echo("stopped; the same command goes on")
-        return
+        raise typer.Exit(SOME_FAILED)
     before, after = history[0].mean_dice, history[-1].mean_dice
     if as_json:
         print_json({"folder": str(output), "dice_before": before, "dice_after": after})

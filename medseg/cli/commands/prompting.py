@@ -47,7 +47,9 @@ def prompt(
     ] = None,
     words: Annotated[
         list[str] | None,
-        typer.Option("--text", help="What to find on every slice (SAM 3). Given again: what the next object is."),
+        typer.Option(
+            "--text", metavar="WORDS", help="What to find on every slice (SAM 3). Given again: object 2, 3 ..."
+        ),
     ] = None,
     from_mask: Annotated[
         Path | None, typer.Option("--from-mask", help="A mask to refine; each value is an object.")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medseg.cli import parse
+from medseg.cli import SOME_FAILED, parse
 from medseg.cli.display import Display
 from medseg.cli.options import (
     DEFAULT_WORKSPACE,
@@ -112,7 +112,7 @@ def train(
         command += [str(word) for name, value in values.items() if value is not None for word in (name, value)]
         _side_by_side(opened, configuration, folds, devices, command, parse.workers(workers))
         return
-    stop, team = StopOnSignal(), join_team()
+    stop, team, stopped = StopOnSignal(), join_team(), False
     with Display(quiet=not team.leads) as display, stop:
         for number in folds:
             if promptable:
@@ -135,7 +135,8 @@ def train(
                 )
                 if made is None:
                     typer.echo(f"stopped; resume with: medseg train -w {workspace} --fold {chosen} --promptable")
-                    return
+                    stopped = True
+                    break
                 typer.echo(f"fold {number}: {made}; use it with: medseg prompt IMAGE -o MASK --checkpoint {made}")
                 continue
             outcome = crossvalidation.train(
@@ -164,8 +165,11 @@ def train(
                 typer.echo(f"fold {number}: {outcome.folder}")
                 print_summary(outcome.evaluation)
             if outcome is None:
+                stopped = True
                 break
     leave_team()
+    if stopped:
+        raise typer.Exit(SOME_FAILED)  # so that a script does not go on with an unfinished model
 
 
 def _side_by_side(
@@ -187,6 +191,7 @@ def _side_by_side(
         codes = train_side_by_side(command, folds, devices, typer.echo, stop)
     if stop():
         typer.echo("stopped; the same command goes on")
+        raise typer.Exit(SOME_FAILED)
     failed = {f"fold {fold}": f"exit code {code}" for fold, code in codes.items() if code}
     if failed:
         raise CasesFailedError("train", failed, len(folds))

@@ -11,6 +11,7 @@ import torch
 
 from medseg.errors import UsageError
 from medseg.progress import Progress
+from medseg.prompting.engine import Answer
 from medseg.prompting.prompts import Prompt
 from medseg.prompting.sam.network import Style, embed, low_resolution_logits, pixels, slice_logits
 from medseg.prompting.sam.weights import load_sam
@@ -71,14 +72,14 @@ class SamEngine:
         self._pictures = Pictures.of(volume, self._window, case)
         progress(1, 1, "preparing the image")
 
-    def segment(self, prompts: Sequence[Prompt], previous: np.ndarray | None, progress: Progress) -> np.ndarray:  # noqa: ARG002
+    def segment(self, prompts: Sequence[Prompt], previous: np.ndarray | None, progress: Progress) -> Answer:  # noqa: ARG002
         """See :class:`medseg.prompting.engine.Engine`; what was found before does not matter, all prompts do."""
         pictures = self._opened
         axis = slice_axis(prompts, pictures.spacing_mm)
         mask = segment_object(
             prompts, axis, pictures.across(axis), lambda i, p: self.segment_slice(axis, i, p), progress
         )
-        return np.moveaxis(mask, 0, axis)
+        return Answer(np.moveaxis(mask, 0, axis))
 
     def segment_slice(self, axis: int, index: int, prompts: SlicePrompts) -> np.ndarray:
         """The mask (Y, X) bool of one slice across an axis."""

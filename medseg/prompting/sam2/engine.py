@@ -11,6 +11,7 @@ import torch
 
 from medseg.errors import UsageError
 from medseg.progress import Progress
+from medseg.prompting.engine import Answer
 from medseg.prompting.prompts import MaskPrompt, Prompt
 from medseg.prompting.sam2.following import Shown, follow
 from medseg.prompting.sam2.network import Features, encode, pixels
@@ -73,7 +74,7 @@ class Sam2Engine:
         self._pictures = Pictures.of(volume, self._window, case)
         progress(1, 1, "preparing the image")
 
-    def segment(self, prompts: Sequence[Prompt], previous: np.ndarray | None, progress: Progress) -> np.ndarray:  # noqa: ARG002
+    def segment(self, prompts: Sequence[Prompt], previous: np.ndarray | None, progress: Progress) -> Answer:  # noqa: ARG002
         """See :class:`medseg.prompting.engine.Engine`; what was found before does not matter, all prompts do."""
         pictures = self._opened
         axis = slice_axis(prompts, pictures.spacing_mm)
@@ -88,7 +89,7 @@ class Sam2Engine:
             limits=limits,
             progress=progress,
         )
-        return np.moveaxis(mask, 0, axis)
+        return Answer(np.moveaxis(mask, 0, axis))
 
     @property
     def _opened(self) -> Pictures:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from medseg.errors import UsageError
 from medseg.progress import Progress
+from medseg.prompting.engine import Answer
 from medseg.prompting.prompts import MaskPrompt, Prompt, Text
 from medseg.prompting.sam3.network import (
     Concept,
@@ -66,7 +67,7 @@ class Sam3Engine:
         self._pictures = Pictures.of(volume, self._window, case)
         progress(1, 1, "preparing the image")
 
-    def segment(self, prompts: Sequence[Prompt], previous: np.ndarray | None, progress: Progress) -> np.ndarray:  # noqa: ARG002
+    def segment(self, prompts: Sequence[Prompt], previous: np.ndarray | None, progress: Progress) -> Answer:  # noqa: ARG002
         """See :class:`medseg.prompting.engine.Engine`; what was found before does not matter, all prompts do.
 
         With text, boxes are exemplars of the concept on their slices, boxes through several slices say where to look,
@@ -88,7 +89,7 @@ class Sam3Engine:
         if excluded:
             for index in np.flatnonzero(mask.any((1, 2))).tolist():
                 mask[index] &= ~self.segment_concepts(axis, index, excluded, SlicePrompts())
-        return np.moveaxis(mask, 0, axis)
+        return Answer(np.moveaxis(mask, 0, axis))
 
     def segment_concepts(self, axis: int, index: int, concepts: Sequence[Concept], prompts: SlicePrompts) -> np.ndarray:
         """The mask (Y, X) bool of all instances of concepts on one slice across an axis.

@@ -13,6 +13,7 @@ from medseg.model import Model
 from medseg.prediction.member import Member
 from medseg.preprocessing import Trace, prepare
 from medseg.progress import Progress
+from medseg.prompting.engine import Answer
 from medseg.prompting.grid import GridPrompts, line_points, tight_box
 from medseg.prompting.prompts import Box, MaskPrompt, Point, Prompt, Scribble
 from medseg.prompting.unet.channels import prompt_channels
@@ -59,7 +60,7 @@ class UNetEngine:
         self._prepared = prepared.image, prepared.trace
         progress(1, 1, "preparing the image")
 
-    def segment(self, prompts: Sequence[Prompt], previous: np.ndarray | None, progress: Progress) -> np.ndarray:
+    def segment(self, prompts: Sequence[Prompt], previous: np.ndarray | None, progress: Progress) -> Answer:
         """See :class:`medseg.prompting.engine.Engine`."""
         if self._prepared is None:
             raise UsageError("the session has no image yet; begin with set_image(volume)")
@@ -71,7 +72,7 @@ class UNetEngine:
             answer[region.slices] = lead > 0
             lead, region = self._looked(image, replace(given, mask=answer), progress)
         progress(1, 1, "segmenting")
-        return on_image(lead, region, trace)
+        return Answer(on_image(lead, region, trace), expected_dice(lead))
 
     def _looked(self, image: np.ndarray, given: GridPrompts, progress: Progress) -> tuple[np.ndarray, VoxelBox]:
         """The object's lead on the region that holds it, which grows until it does."""
@@ -146,6 +147,16 @@ class UNetEngine:
                 device=self._device,
             )
             return torch.cat([slab[1] - slab[0] for slab in slabs]).cpu().numpy()
+
+
+def expected_dice(lead: np.ndarray) -> float:
+    """What Dice the probabilities behind a lead (logits, of any shape) promise its positive part; 0 without any.
+
+    Twice the probable voxels in the mask, as part of the mask and all that is probable.
+    """
+    inside = lead > 0
+    probable = 1 / (1 + np.exp(-lead.astype(np.float64)))
+    return 2 * float(probable[inside].sum()) / float(inside.sum() + probable.sum()) if inside.any() else 0.0
 
 
 class _Planes:
