@@ -332,6 +332,18 @@ def test_two_images_of_one_identity(tmp_path: Path) -> None:
     assert io.read(tmp_path).array.shape == (1, 1, 2, 2)
 
 
+def test_a_slice_of_doubles_makes_the_volume_double_in_whatever_order(tmp_path: Path) -> None:
+    slopes = [{"RescaleSlope": f"0.{digit}", "RescaleIntercept": "0"} for digit in range(1, 9)]
+    files = stack(tmp_path, count(8, 2, 2), each=slopes)
+    double = pydicom.dcmread(files[0])
+    del double.PixelData
+    double.BitsAllocated = double.BitsStored = 64
+    double.HighBit = 63
+    double.DoubleFloatPixelData = np.array([0.1, 0.2, 0.3, 0.4]).tobytes()
+    double.save_as(files[0])
+    assert io.read(tmp_path).array.dtype == np.float64
+
+
 def test_slices_of_two_patients_make_no_volume(tmp_path: Path) -> None:
     files = stack(tmp_path, count(3, 2, 2))
     other = pydicom.dcmread(files[1])

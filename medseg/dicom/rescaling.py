@@ -26,14 +26,17 @@ def candidate_dtypes(series: Series, real: bool) -> list[np.dtype]:
     layouts = {header.path: header.pixels for header in series.headers}
     if real or any(layout is not None and layout.has_lookup for layout in layouts.values()):
         return [np.dtype(np.float32)]
+    stored = {(layouts[plane.path], plane.slope, plane.intercept) for plane in series.planes}
+    known = [(layout, slope, intercept) for layout, slope, intercept in stored if layout is not None]
+    if not all(
+        layout.kind == "integer" and float(slope).is_integer() and float(intercept).is_integer()
+        for layout, slope, intercept in known
+    ):
+        return [np.dtype(np.float64 if any(layout.kind == "double" for layout, _, _ in known) else np.float32)]
     low, high, identity, kinds = 0.0, 0.0, True, set()
-    for key in {(layouts[plane.path], plane.slope, plane.intercept) for plane in series.planes}:
-        layout, slope, intercept = key
-        assert layout is not None
+    for layout, slope, intercept in known:
         kinds.add(_output_dtype(layout))
         identity = identity and slope == 1 and intercept == 0
-        if layout.kind != "integer" or not (float(slope).is_integer() and float(intercept).is_integer()):
-            return [np.dtype(np.float64 if layout.kind == "double" else np.float32)]
         bits = layout.bits_stored
         ends = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if layout.signed else (0, 2**bits - 1)
         values = [end * slope + intercept for end in ends]
