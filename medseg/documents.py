@@ -110,6 +110,9 @@ def _parse_dataclass(kind: Any, value: Any, where: str) -> Any:
     _expect(isinstance(value, dict), where, "an object", value)
     hints = typing.get_type_hints(kind)
     fields = {field.name: field for field in dataclasses.fields(kind)}
+    within = f"{where}." if ": " in where else f"{where}: "
+    if "version" in fields and "version" in value:  # of another one, all else may be otherwise
+        _parse(hints["version"], value["version"], f"{within}version")
     unknown = sorted(str(key) for key in value if key not in fields)
     if unknown:
         near = difflib.get_close_matches(unknown[0], fields, n=1)
@@ -118,9 +121,7 @@ def _parse_dataclass(kind: Any, value: Any, where: str) -> Any:
     parsed = {}
     for name, field in fields.items():
         if name in value:
-            parsed[name] = _parse(
-                hints[name], value[name], f"{where}: {name}" if ": " not in where else f"{where}.{name}"
-            )
+            parsed[name] = _parse(hints[name], value[name], f"{within}{name}")
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             raise DocumentError(f"{where}: field {name!r} is missing")
     try:

@@ -112,6 +112,7 @@ def test_integers_become_real_numbers_and_defaults_are_filled_in() -> None:
     ("content", "message"),
     [
         (as_json(version=2), "version: expected one of 1, found 2"),
+        (as_json(version=2, colour="red"), "version: expected one of 1, found 2"),
         (as_json(flag=1), "flag: expected true or false, found 1"),
         (as_json(count=True), "count: expected an integer, found true"),
         (as_json(count=1.0), "count: expected an integer, found 1.0"),
