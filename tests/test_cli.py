@@ -207,6 +207,12 @@ def test_a_start_that_fails_leaves_nothing_to_go_on_with(capsys, trained, tmp_pa
         code, _, err = medseg(capsys, *train, "--restart", *wrong)
         assert (code, len(err.splitlines())) == (2, 1)
         assert (fold / "weights.safetensors").is_file(), "thrown away although nothing better could begin"
+    kept = workspace / "models/3d_fullres_promptable/fold_0/kept"
+    kept.parent.mkdir(parents=True)
+    kept.touch()
+    for wrong in (("--precision", "fp64"), ("--device", "gpu")):
+        assert medseg(capsys, *train, "--promptable", "--restart", *wrong)[0] == 2
+        assert kept.is_file()
     other = ("train", "-w", workspace, "--fold", "0", "--iterations", "1", "-c", "2d")
     code, _, err = medseg(capsys, *other, "--pretrained", fold.parent)
     assert code == 2
@@ -231,6 +237,19 @@ def test_a_stopped_prediction_is_not_done(capsys, trained, dataset, tmp_path, mo
     code, out, err = medseg(capsys, "predict", dataset / "imagesTs", "-o", tmp_path / "masks", "-w", trained)
     assert (code, out) == (1, "")
     assert "stopped with 0 masks; the same command goes on" in err
+
+
+def test_a_stopped_fine_tuning_goes_on_without_the_model_that_it_came_from(capsys, trained, tmp_path, monkeypatch):
+    workspace = shutil.copytree(trained, tmp_path / "w")
+    model = shutil.copytree(workspace / "models/3d_fullres", tmp_path / "pretrained")
+    train = ("train", "-w", workspace, "--fold", 1, "--iterations", 2)
+    with monkeypatch.context() as stopping:
+        stopping.setattr("medseg.cli.signals.StopOnSignal.__call__", lambda self: True)
+        assert medseg(capsys, *train, "--pretrained", model)[0] == 1
+    shutil.rmtree(model)
+    assert medseg(capsys, *train)[0] == 0
+    run = json.loads((workspace / "models/3d_fullres/fold_1/run.json").read_text())
+    assert run["pretrained"] == str(model)
 
 
 @pytest.mark.parametrize("promptable", [(), ("--promptable",)])

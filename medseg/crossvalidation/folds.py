@@ -26,7 +26,7 @@ from medseg.progress import Progress, silent
 from medseg.report import training_plot
 from medseg.training.cases import open_cases, stored_cases
 from medseg.training.curve import PROGRESS_FILE
-from medseg.training.loop import train_network
+from medseg.training.loop import CHECKPOINT_FILE, train_network
 from medseg.training.pretrained import load_pretrained
 from medseg.training.recipe import recipe_for_iterations
 from medseg.training.run import Run
@@ -185,7 +185,8 @@ def _train_fold(
         validation_partial=[refs[name] for name in split.validation],
         team=team,
     )
-    if run.pretrained is not None:
+    # What goes on has its weights in its checkpoint, wherever the pretrained model has gone since.
+    if run.pretrained is not None and not (folder / CHECKPOINT_FILE).is_file():
         try:
             load_pretrained(trainer.network, workspace.plan, Path(run.pretrained))
         except MedsegError:

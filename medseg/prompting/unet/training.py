@@ -184,6 +184,8 @@ def train_promptable(
     model_folder = opened.model_folder(chosen.name + SUFFIX)
     folder = fold_folder(model_folder, fold)
     split = opened.split(fold)
+    where = choose_device(device)  # what cannot be used is refused before anything is thrown away
+    wanted_precision = choose_precision(precision, where)
     if restart:
         shutil.rmtree(folder, ignore_errors=True)
     run = run_under_way(folder, length, seed=seed, balance_classes=None)
@@ -191,7 +193,6 @@ def train_promptable(
         return model_folder
     began = time.monotonic()
     preprocess(opened, chosen, cases=[*split.train, *split.validation], workers=workers, progress=progress)
-    where = choose_device(device)
     cases, held_out = open_cases(opened, chosen, split.train), stored_cases(opened, chosen, split.validation)
     if run is None:
         length = length.on(where)
@@ -200,7 +201,7 @@ def train_promptable(
             configuration=chosen.name + SUFFIX,
             fold=fold,
             seed=seed or 0,
-            precision=choose_precision(precision, where),
+            precision=wanted_precision,
             recipe=recipe_for_iterations(length.steps or 1, chosen.batch_size),  # a budget decides below
         )
         if length.budget_seconds is not None:
