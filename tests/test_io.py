@@ -348,6 +348,15 @@ def test_a_mask_like_a_metaimage_of_negative_spacing(tmp_path: Path) -> None:
     assert io.read_labels(tmp_path / "mask.mha").geometry.distance_voxels(geometry) < 1e-6
 
 
+def test_a_mask_like_a_flat_metaimage_of_negative_spacing(tmp_path: Path) -> None:
+    scan = tmp_path / "scan.mha"
+    sitk.WriteImage(sitk.GetImageFromArray(np.ones((3, 4), np.int16)), str(scan))
+    scan.write_bytes(scan.read_bytes().replace(b"ElementSpacing = 1 1", b"ElementSpacing = -1 1"))
+    geometry = io.read(scan).geometry
+    io.write(LabelVolume(np.ones((1, 3, 4), np.uint8), geometry), tmp_path / "mask.mha", like=scan)
+    assert io.read_labels(tmp_path / "mask.mha").geometry.distance_voxels(geometry) < 1e-6
+
+
 def test_a_mask_that_does_not_lie_on_the_grid_of_its_scan(tmp_path: Path) -> None:
     scan = save_nifti(tmp_path / "scan.nii", COUNT)
     with pytest.raises(GeometryError, match=r"the mask to write and .*scan\.nii lie on different grids"):

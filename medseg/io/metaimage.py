@@ -67,14 +67,16 @@ def write(image: Volume | LabelVolume, path: Path, like: Path | None) -> None:
     if like is not None:
         source = _reader(like)
         source.ReadImageInformation()
+    # Negative spacings in a header are turned into directions as a file is read, but cannot be written.
+    if source is not None and min(source.GetSpacing()) <= 0:
+        source = None
     flat = source is not None and source.GetDimension() == 2
     picture = (
         sitk.GetImageFromArray(array[0, 0] if flat else array[0])
         if len(array) == 1
         else sitk.GetImageFromArray(np.moveaxis(array[:, 0] if flat else array, 0, -1), isVector=True)
     )
-    # Negative spacings in a header are turned into directions as a file is read, but cannot be written.
-    if source is not None and source.GetDimension() == picture.GetDimension() and min(source.GetSpacing()) > 0:
+    if source is not None and source.GetDimension() == picture.GetDimension():
         picture.SetSpacing(source.GetSpacing())
         picture.SetDirection(source.GetDirection())
         picture.SetOrigin(source.GetOrigin())
