@@ -177,6 +177,8 @@ def test_prompts_on_slices() -> None:
     seeds, limits = seeds_of([Box((1, 2, 3), (6, 8, 9)), Point((4, 5, 6), positive=False)], 0, shape)
     assert limits == (1, 6)
     assert seeds == {3: SlicePrompts((2, 3, 8, 9)), 4: SlicePrompts(None, ((5.0, 6.0, False),))}
+    for outer, index in ((-0.5, 0), (19.5, 19)):  # the outer faces belong to the image
+        assert list(seeds_of([Point((5, outer, 6))], 1, (20, 9, 20))[0]) == [index]
     seeds, _ = seeds_of([Scribble(((4, 10, 4), (4, 10, 16)))], 0, shape)
     assert seeds == {4: SlicePrompts((5, 4, 16, 17))}  # 12 long, and 9 wide
 

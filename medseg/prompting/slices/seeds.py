@@ -65,18 +65,17 @@ def seeds_of(
                     low, high = limits or (first, last)
                     limits = min(low, first), max(high, last)
             case Point():
-                points.setdefault(round(prompt.at[axis]), []).append((*_others(prompt.at, axis), prompt.positive))
+                points.setdefault(_slice_of(prompt.at, axis, shape), []).append(
+                    (*_others(prompt.at, axis), prompt.positive)
+                )
             case Scribble():
                 one, two = _others(prompt.points[0], axis), _others(prompt.points[-1], axis)
-                if (
-                    prompt.positive
-                    and len(prompt.points) == 2
-                    and round(prompt.points[0][axis]) == round(prompt.points[1][axis])
-                ):
-                    lines[round(prompt.points[0][axis])] = recist_box(one, two, shape[1:])
+                first, last = (_slice_of(prompt.points[end], axis, shape) for end in (0, -1))
+                if prompt.positive and len(prompt.points) == 2 and first == last:
+                    lines[first] = recist_box(one, two, shape[1:])
                     continue
                 for at in line_points(prompt.points, LINE_STEP_VOXELS):
-                    points.setdefault(round(at[axis]), []).append((*_others(at, axis), prompt.positive))
+                    points.setdefault(_slice_of(at, axis, shape), []).append((*_others(at, axis), prompt.positive))
     boxes = {**lines, **flat}
     if interpolate and boxes:
         boxes = between(boxes)
@@ -85,9 +84,13 @@ def seeds_of(
     seeds = {
         index: SlicePrompts(boxes.get(index), tuple(points.get(index, ())))
         for index in dict.fromkeys((*boxes, *points))
-        if 0 <= index < shape[0]
     }
     return seeds, limits
+
+
+def _slice_of(position: Sequence[float], axis: int, shape: Sequence[int]) -> int:
+    """The slice that a position lies on; on the outer face of the first or last one, that one."""
+    return min(max(round(position[axis]), 0), shape[0] - 1)
 
 
 def _others(position: Sequence[float], axis: int) -> tuple[float, float]:
