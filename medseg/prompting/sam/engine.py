@@ -9,24 +9,22 @@ from typing import Any
 import numpy as np
 import torch
 
-from medseg.errors import UsageError
 from medseg.progress import Progress
 from medseg.prompting.engine import Answer
 from medseg.prompting.prompts import Prompt
 from medseg.prompting.sam.network import Style, embed, low_resolution_logits, pixels, slice_logits
 from medseg.prompting.sam.weights import load_sam
 from medseg.prompting.slices.embeddings import EmbeddingCache
+from medseg.prompting.slices.engine import PictureEngine
 from medseg.prompting.slices.objects import segment_object
-from medseg.prompting.slices.pictures import Pictures
 from medseg.prompting.slices.prompts import SlicePrompts
 from medseg.prompting.slices.seeds import slice_axis
 from medseg.prompting.slices.windows import Window
-from medseg.volume import Volume
 
 EMBEDDING = "embedding"  # its name in the cache
 
 
-class SamEngine:
+class SamEngine(PictureEngine):
     """SAM or MedSAM on a device. Slices are embedded when they are first needed.
 
     Args:
@@ -34,8 +32,6 @@ class SamEngine:
         digest: of its weights, for the cache.
         window: what becomes black and white; by default chosen by the scan.
     """
-
-    takes_text = False
 
     def __init__(
         self,
@@ -46,12 +42,11 @@ class SamEngine:
         cache: Path | None = None,
         window: Window | None = None,
     ) -> None:
+        super().__init__(window)
         self._network = network.to(device)
         self._style: Style = style
-        self._window = window
         self._size = int(network.config.vision_config.image_size)
         self._cache = EmbeddingCache(f"{digest} {style}", cache)
-        self._pictures: Pictures | None = None
 
     @classmethod
     def open(
@@ -66,15 +61,9 @@ class SamEngine:
         """``medsam`` or ``sam``."""
         return self._style
 
-    def set_image(self, volume: Volume, *, case: str, progress: Progress) -> None:
-        """Bring the scan to 0 to 255; nothing is embedded yet."""
-        progress(0, 1, "preparing the image")
-        self._pictures = Pictures.of(volume, self._window, case)
-        progress(1, 1, "preparing the image")
-
     def segment(self, prompts: Sequence[Prompt], previous: np.ndarray | None, progress: Progress) -> Answer:  # noqa: ARG002
         """See :class:`medseg.prompting.engine.Engine`; what was found before does not matter, all prompts do."""
-        pictures = self._opened
+        pictures = self.opened
         axis = slice_axis(prompts, pictures.spacing_mm)
         mask = segment_object(
             prompts, axis, pictures.across(axis), lambda i, p: self.segment_slice(axis, i, p), progress
@@ -83,16 +72,10 @@ class SamEngine:
 
     def segment_slice(self, axis: int, index: int, prompts: SlicePrompts) -> np.ndarray:
         """The mask (Y, X) bool of one slice across an axis."""
-        picture = self._opened.slice(axis, index)
+        picture = self.opened.slice(axis, index)
         embedding = self._cache.get(
             picture, lambda: {EMBEDDING: embed(self._network, pixels(picture, self._size, self._style))}
         )
         shape = (picture.shape[0], picture.shape[1])
         low = low_resolution_logits(self._network, embedding[EMBEDDING], prompts, shape, self._style)
         return slice_logits(low, shape, self._size, self._style) > 0
-
-    @property
-    def _opened(self) -> Pictures:
-        if self._pictures is None:
-            raise UsageError("the session has no image yet; begin with set_image(volume)")
-        return self._pictures

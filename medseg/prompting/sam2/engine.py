@@ -9,7 +9,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from medseg.errors import UsageError
 from medseg.progress import Progress
 from medseg.prompting.engine import Answer
 from medseg.prompting.prompts import MaskPrompt, Prompt
@@ -17,18 +16,17 @@ from medseg.prompting.sam2.following import Shown, follow
 from medseg.prompting.sam2.network import Features, encode, pixels
 from medseg.prompting.sam2.weights import load_sam2
 from medseg.prompting.slices.embeddings import EmbeddingCache
-from medseg.prompting.slices.pictures import Pictures
+from medseg.prompting.slices.engine import PictureEngine
 from medseg.prompting.slices.prompts import SlicePrompts
 from medseg.prompting.slices.seeds import seeds_of, slice_axis
 from medseg.prompting.slices.windows import Window
-from medseg.volume import Volume
 
 Style = Literal["medsam2", "sam2"]
 # What the two were trained at, in pixels.
 SIZES: dict[Style, int] = {"medsam2": 512, "sam2": 1024}
 
 
-class Sam2Engine:
+class Sam2Engine(PictureEngine):
     """SAM 2 or MedSAM2 on a device. Slices are encoded when they are first needed.
 
     Args:
@@ -36,8 +34,6 @@ class Sam2Engine:
         digest: of its weights, for the cache.
         window: what becomes black and white; by default chosen by the scan.
     """
-
-    takes_text = False
 
     def __init__(
         self,
@@ -48,12 +44,11 @@ class Sam2Engine:
         cache: Path | None = None,
         window: Window | None = None,
     ) -> None:
+        super().__init__(window)
         self._network = network.to(device)
         self._style: Style = style
-        self._window = window
         self._size = int(network.config.image_size)
         self._cache = EmbeddingCache(f"{digest} sam2 {self._size}", cache)
-        self._pictures: Pictures | None = None
 
     @classmethod
     def open(
@@ -68,15 +63,9 @@ class Sam2Engine:
         """``medsam2`` or ``sam2``."""
         return self._style
 
-    def set_image(self, volume: Volume, *, case: str, progress: Progress) -> None:
-        """Bring the scan to 0 to 255; nothing is encoded yet."""
-        progress(0, 1, "preparing the image")
-        self._pictures = Pictures.of(volume, self._window, case)
-        progress(1, 1, "preparing the image")
-
     def segment(self, prompts: Sequence[Prompt], previous: np.ndarray | None, progress: Progress) -> Answer:  # noqa: ARG002
         """See :class:`medseg.prompting.engine.Engine`; what was found before does not matter, all prompts do."""
-        pictures = self._opened
+        pictures = self.opened
         axis = slice_axis(prompts, pictures.spacing_mm)
         shape = pictures.across(axis)
         shown, corrections, limits = shown_on(prompts, axis, shape)
@@ -91,14 +80,8 @@ class Sam2Engine:
         )
         return Answer(np.moveaxis(mask, 0, axis))
 
-    @property
-    def _opened(self) -> Pictures:
-        if self._pictures is None:
-            raise UsageError("the session has no image yet; begin with set_image(volume)")
-        return self._pictures
-
     def _features(self, axis: int, index: int) -> Features:
-        picture = self._opened.slice(axis, index)
+        picture = self.opened.slice(axis, index)
         found = self._cache.get(picture, lambda: encode(self._network, pixels(picture, self._size)))
         return Features.of(found, self._network.device)
 

@@ -24,17 +24,16 @@ from medseg.prompting.sam3.network import (
 )
 from medseg.prompting.sam3.weights import Sam3, load_sam3
 from medseg.prompting.slices.embeddings import EmbeddingCache
+from medseg.prompting.slices.engine import PictureEngine
 from medseg.prompting.slices.objects import segment_object
-from medseg.prompting.slices.pictures import Pictures
 from medseg.prompting.slices.prompts import SlicePrompts
 from medseg.prompting.slices.seeds import seeds_of, slice_axis
 from medseg.prompting.slices.windows import Window
-from medseg.volume import Volume
 
 _EMBEDDING = "embedding"
 
 
-class Sam3Engine:
+class Sam3Engine(PictureEngine):
     """SAM 3 on a device. Slices are embedded when they are first needed.
 
     Args:
@@ -47,12 +46,11 @@ class Sam3Engine:
     def __init__(
         self, sam3: Sam3, device: torch.device, cache: Path | None = None, window: Window | None = None
     ) -> None:
+        super().__init__(window)
         (sam3.whole or sam3.detector).to(device)
         self._sam3 = sam3
-        self._window = window
         self._size = int(sam3.detector.config.image_size)
         self._cache = EmbeddingCache(f"{sam3.digest} sam3 {self._size}", cache)
-        self._pictures: Pictures | None = None
 
     @classmethod
     def open(
@@ -61,19 +59,13 @@ class Sam3Engine:
         """From a folder: see :func:`medseg.prompting.sam3.weights.load_sam3`."""
         return cls(load_sam3(path), device, cache, window)
 
-    def set_image(self, volume: Volume, *, case: str, progress: Progress) -> None:
-        """Bring the scan to 0 to 255; nothing is embedded yet."""
-        progress(0, 1, "preparing the image")
-        self._pictures = Pictures.of(volume, self._window, case)
-        progress(1, 1, "preparing the image")
-
     def segment(self, prompts: Sequence[Prompt], previous: np.ndarray | None, progress: Progress) -> Answer:  # noqa: ARG002
         """See :class:`medseg.prompting.engine.Engine`; what was found before does not matter, all prompts do.
 
         With text, boxes are exemplars of the concept on their slices, boxes through several slices say where to look,
         and points correct their slices. A negative text is taken away at the end.
         """
-        pictures = self._opened
+        pictures = self.opened
         axis = slice_axis(prompts, pictures.spacing_mm)
         texts = [prompt for prompt in prompts if isinstance(prompt, Text)]
         shown = [prompt for prompt in prompts if not isinstance(prompt, Text)]
@@ -109,18 +101,12 @@ class Sam3Engine:
         embedding, shape = self._embedded(axis, index)
         return tracked_logits(self._sam3.whole, embedding, prompts, shape) > 0
 
-    @property
-    def _opened(self) -> Pictures:
-        if self._pictures is None:
-            raise UsageError("the session has no image yet; begin with set_image(volume)")
-        return self._pictures
-
     def _concept(self, prompt: Text) -> Concept:
         return read(self._sam3.detector, self._sam3.tokenizer, prompt.text)
 
     def _embedded(self, axis: int, index: int) -> tuple[Tensor, tuple[int, int]]:
         """The embedding of a slice, and its shape (Y, X)."""
-        picture = self._opened.slice(axis, index)
+        picture = self.opened.slice(axis, index)
         found = self._cache.get(picture, lambda: {_EMBEDDING: embed(self._sam3.detector, pixels(picture, self._size))})
         return found[_EMBEDDING], (picture.shape[0], picture.shape[1])
 
@@ -135,7 +121,7 @@ class Sam3Engine:
         """The mask (slices, Y, X) of concepts."""
         if any(isinstance(prompt, MaskPrompt) for prompt in shown):
             raise UsageError("a mask to refine and a text do not go together; make them two objects")
-        mask = np.zeros(self._opened.across(axis), bool)
+        mask = np.zeros(self.opened.across(axis), bool)
         seeds, limits = seeds_of(shown, axis, mask.shape, interpolate=False)
         if any(seed.points for seed in seeds.values()):
             self._require_tracker("points beside a text")
