@@ -1,7 +1,8 @@
 """The model folder: everything prediction needs, and nothing else.
 
     model.json                    plan and configuration: readable
-    fold_0/weights.safetensors    one trained network a fold (fold_1 ...)
+    fold_0/weights.safetensors    one trained network per fold (fold_1 ...)
+    fold_0/plan.json              the plan with the network that this fold trained; without it, model.json's holds
     previous_stage/               in a cascade: the model of the stage before, in the same form
 
 Weights are safetensors and the rest is JSON: opening a model runs no code from it.
@@ -13,7 +14,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -30,6 +31,7 @@ from medseg.planning.plan import Configuration, Plan
 
 MODEL_FILE = "model.json"
 WEIGHTS_FILE = "weights.safetensors"
+FOLD_PLAN_FILE = "plan.json"
 VALIDATION_FOLDER = "validation"
 PREVIOUS_FOLDER = "previous_stage"
 
@@ -68,6 +70,9 @@ class FoldFacts:
 class Model:
     """Trained networks of one configuration: an ensemble of folds.
 
+    Folds may have trained different networks, or with another plan: each budget buys its own. Those that are like the
+    first are together, all others in models of their own.
+
     Attributes:
         mirror_axes: axes along which all folds have seen mirrored scans.
         precision: what they were trained in; of several the finest.
@@ -75,6 +80,7 @@ class Model:
         swap_axis: of the mirrored axes the one along which left and right classes changed places, if any did.
         swapped: names of the left and right classes that did.
         previous: in a cascade the model of the stage before, if it came along.
+        others: models of the folds with another plan or network; their probabilities are averaged with this one's.
     """
 
     plan: Plan
@@ -85,6 +91,12 @@ class Model:
     swap_axis: int | None = None
     swapped: Pairs = ()
     previous: Model | None = None
+    others: tuple[Model, ...] = ()
+
+    @property
+    def parts(self) -> tuple[Model, ...]:
+        """The model without ``others``, and these: each with folds that have one network."""
+        return (replace(self, others=()), *self.others)
 
     @cached_property
     def digest(self) -> str:
@@ -94,8 +106,8 @@ class Model:
             for name, tensor in fold.items():
                 digest.update(name.encode())
                 digest.update(tensor.cpu().contiguous().view(torch.uint8).numpy().data)
-        if self.previous is not None:
-            digest.update(self.previous.digest.encode())
+        for model in (*filter(None, [self.previous]), *self.others):
+            digest.update(model.digest.encode())
         return digest.hexdigest()
 
     def build_networks(self) -> tuple[torch.nn.Module, ...]:
@@ -146,27 +158,60 @@ def load_model(folder: str | os.PathLike[str], folds: Sequence[int | str] | None
         raise ModelError(
             f"{root}: no trained fold {', '.join(missing) or 'at all'} ({found}); train it or choose another"
         )
+    before = root / PREVIOUS_FOLDER
+    configuration = document.plan.configuration(document.configuration)
+    previous = load_model(before) if configuration.previous_stage and (before / MODEL_FILE).is_file() else None
+    like: list[tuple[Plan, list[str]]] = []  # folds that trained with the same plan
+    for fold in wanted:
+        path = fold_folder(root, fold) / FOLD_PLAN_FILE
+        plan = Plan.load(path) if path.is_file() else document.plan
+        for other, folds_ in like:
+            if _trains_alike(plan, other, document.configuration):
+                folds_.append(fold)
+                break
+        else:
+            like.append((plan, [fold]))
+    first, *others = [_load_folds(root, plan, document.configuration, names, previous) for plan, names in like]
+    return replace(first, others=tuple(others))
+
+
+def _trains_alike(one: Plan, two: Plan, configuration: str) -> bool:
+    """Whether logits of networks trained with two plans can be averaged: all but batches and words is equal."""
+
+    def essence(plan: Plan) -> tuple[object, ...]:
+        chosen = plan.configuration(configuration)
+        return (
+            plan.orientation,
+            plan.axis_order,
+            plan.channels,
+            plan.labels,
+            plan.intensities,
+            replace(chosen, batch_size=0, batch_dice=False, median_shape=(), decisions=()),
+        )
+
+    return essence(one) == essence(two)
+
+
+def _load_folds(root: Path, plan: Plan, name: str, folds: Sequence[str], previous: Model | None) -> Model:
     weights: dict[str, dict[str, torch.Tensor]] = {}
     facts = []
-    for fold in wanted:
+    for fold in folds:
         path = fold_folder(root, fold) / WEIGHTS_FILE
         weights[fold], header = load_tensors(path)
         try:
             facts.append(documents.from_json(FoldFacts, header.get("fold"), where=str(path)))
         except DocumentError as error:
             raise ModelError(f"{error}; train this fold again") from error
-    configuration = document.plan.configuration(document.configuration)
-    before = root / PREVIOUS_FOLDER
     mirroring = _common_mirroring(facts)
     return Model(
-        plan=document.plan,
-        configuration=configuration,
+        plan=plan,
+        configuration=plan.configuration(name),
         mirror_axes=mirroring.axes,
         precision=max((fold.precision for fold in facts), key=("bf16", "fp16", "fp32").index),
         weights=weights,
         swap_axis=mirroring.swap_axis,
         swapped=mirroring.pairs,
-        previous=load_model(before) if configuration.previous_stage and (before / MODEL_FILE).is_file() else None,
+        previous=previous,
     )
 
 

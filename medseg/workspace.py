@@ -106,9 +106,12 @@ class Workspace:
             raise UsageError(f"--fold {fold}: {self.splits_path} has folds 0-{len(self.splits) - 1}")
         return self.splits[fold]
 
-    def preprocessed_folder(self, configuration: str) -> Path:
-        """Where the prepared cases of a configuration lie."""
-        return self.root / "preprocessed" / configuration
+    def preprocessed_folder(self, configuration: Configuration) -> Path:
+        """Where the prepared cases of a configuration lie; on another grid than the planned one, apart from those."""
+        name = configuration.name
+        if configuration.spacing_mm != self.plan.configuration(name).spacing_mm:
+            name += "_" + "x".join(f"{step:.3g}" for step in configuration.spacing_mm) + "mm"
+        return self.root / "preprocessed" / name
 
     def model_folder(self, configuration: str) -> Path:
         """Where the model of a configuration lies."""
@@ -176,7 +179,7 @@ def preprocess(
         UsageError: a cascade's previous stage has not been trained on all folds that this needs.
         StorageError: nothing can be written there.
     """
-    plan, folder = workspace.plan, workspace.preprocessed_folder(configuration.name)
+    plan, folder = workspace.plan, workspace.preprocessed_folder(configuration)
     wanted = [case for case in workspace.dataset.cases if cases is None or case.name in set(cases)]
     previous = previous_masks(workspace, configuration, [case.name for case in wanted])
     waiting = [

@@ -73,7 +73,7 @@ def test_only_what_changed_is_prepared_again(data, tmp_path):
     made = plan_workspace(Dataset.open(data), tmp_path / "w")
     configuration = made.plan.configuration("3d_fullres")
     preprocess(made, configuration)
-    folder = made.preprocessed_folder("3d_fullres")
+    folder = made.preprocessed_folder(made.plan.configuration("3d_fullres"))
     stamps = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
     assert len(stamps) == 5
     (folder / "phantom_001" / "case.json").write_text("{")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 if TYPE_CHECKING:
     from medseg.comparing import Comparison
+    from medseg.planning.sizing import Sizing
 
 _SHOWN = {
     "dice": "Dice",
@@ -43,6 +45,40 @@ def summary_text(evaluation: Any) -> str:
     lines = ["  ".join([" " * width, *(f"{title:>12}" for title in _SHOWN.values())])]
     lines += ["  ".join([f"{name:<{width}}", *(f"{value:>12.4f}" for value in values)]) for name, values in rows]
     return "\n".join(lines)
+
+
+def sizing_text(sizing: Sizing, folds: int = 1) -> str:
+    """What a budget buys, for the terminal."""
+    from medseg.planning.sizing import duration
+    from medseg.planning.wording import configuration_values, lengths
+
+    chosen, values = sizing.configuration, configuration_values(sizing.configuration)
+    many = "" if folds == 1 else f" per fold, {duration(folds * sizing.budget_s)} for {folds} folds"
+    held_out = "all held-out cases" if sizing.measures_all else "a sample of the held-out cases"
+    low, middle, high = sizing.expected.low, sizing.expected.middle, sizing.expected.high
+    lines = {
+        "budget": f"{duration(sizing.budget_s)}{many}: preparing {duration(sizing.preparation_s)}, training"
+        f" {duration(sizing.training_s)}, predicting and measuring {held_out} {duration(sizing.held_out_s)}",
+        "network": f"{values['network']}; {chosen.dimensions}D patches of {values['patch_size']}"
+        f" at {lengths(chosen.spacing_mm, 'mm')}, batch {chosen.batch_size}",
+        "steps": f"about {sizing.steps}, {sizing.step_s:.2g} s each",
+        "expected": f"mean Dice {middle:.2f} ({low:.2f} to {high:.2f})",
+        "memory": f"about {sizing.memory_bytes / 1e9:.1f} GB beside the prepared cases",
+        "end": f"{_end(sizing, folds):%Y-%m-%d %H:%M}, if it is started now",
+        "why": sizing.because,
+    }
+    return "\n".join(f"{name:<10}{text}" for name, text in lines.items())
+
+
+def sizing_json(sizing: Sizing) -> dict[str, Any]:
+    """The same for programs."""
+    from medseg import documents
+
+    return {**documents.to_json(sizing), "end": _end(sizing).isoformat(timespec="seconds")}
+
+
+def _end(sizing: Sizing, folds: int = 1) -> datetime:
+    return datetime.now().astimezone() + timedelta(seconds=folds * sizing.budget_s)
 
 
 def comparison_text(comparison: Comparison) -> str:

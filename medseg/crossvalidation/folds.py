@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import shutil
 import time
@@ -14,27 +15,33 @@ from typing import Literal
 import torch
 
 from medseg import atomic, documents
+from medseg.crossvalidation.budget import size_for_budget
 from medseg.crossvalidation.held_out import validate_fold
 from medseg.device import choose_device, choose_precision, describe, deterministic_algorithms
 from medseg.errors import MedsegError, UsageError
 from medseg.evaluation import Evaluation
 from medseg.interop.opening import open_model
-from medseg.model import MODEL_FILE, PREVIOUS_FOLDER, WEIGHTS_FILE, ModelDocument, fold_folder
+from medseg.model import FOLD_PLAN_FILE, MODEL_FILE, PREVIOUS_FOLDER, WEIGHTS_FILE, ModelDocument, fold_folder
 from medseg.networks.memory import freed_memory_kept
-from medseg.planning.plan import Configuration
+from medseg.planning.plan import Configuration, Plan
+from medseg.planning.sizing import LEAST_TRAINING, Sizing, duration
 from medseg.progress import Progress, silent
 from medseg.report import training_plot
+from medseg.splits import Split
 from medseg.training.cases import open_cases, stored_cases
 from medseg.training.curve import PROGRESS_FILE
 from medseg.training.loop import CHECKPOINT_FILE, train_network
 from medseg.training.pretrained import load_pretrained
 from medseg.training.recipe import recipe_for_iterations
 from medseg.training.run import Run
-from medseg.training.sampling import PatchSource
-from medseg.training.starting import RUN_FILE, Length, run_under_way, within_budget
+from medseg.training.sampling import PatchSource, validation_subset
+from medseg.training.starting import RUN_FILE, Length, recipe_of, run_under_way
 from medseg.training.team import ALONE, Team
-from medseg.training.trainer import Trainer
+from medseg.training.trainer import VALIDATION_PATCHES, Trainer
 from medseg.workspace import Workspace, preprocess
+
+# Kept of a budget for the learning curve's picture and the tables.
+CLOSING_S = 1.5
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +62,8 @@ def train(
     epochs: int | None = None,
     iterations: int | None = None,
     budget_seconds: float | Literal["auto"] | None = None,
+    network: Literal["auto", "plan"] = "auto",
+    began: float | None = None,
     device: str = "auto",
     precision: str = "auto",
     seed: int | None = None,
@@ -72,8 +81,12 @@ def train(
 
     Args:
         epochs, iterations, budget_seconds: length of training, at most one of them; by default nnU-Net's 1000 epochs,
-            on a CPU, which these would take weeks, ``"auto"``. An epoch is 250 iterations; a budget becomes a number
-            of iterations after a short measurement, and ``"auto"`` is a budget that suits the size of the dataset.
+            on a CPU, which these would take weeks, ``"auto"``. An epoch is 250 iterations. A budget is the whole time,
+            from preparing to measuring held-out cases (a sample of them where time is short); ``"auto"`` is one after
+            which more time would bring little.
+        network: ``"auto"`` trains the network that fits a budget (see :mod:`medseg.planning.sizing`), ``"plan"`` the
+            plan's own; without a budget it is always the plan's, and with ``pretrained`` too.
+        began: moment of ``time.monotonic`` at which the budget began to count; by default now.
         seed: of all that is random; by default 0.
         restart: throw away what there is of this fold.
         pretrained: model, ours or nnU-Net's, to take the first weights from.
@@ -92,8 +105,9 @@ def train(
         ModelError: the pretrained model or a checkpoint is damaged, or does not fit the plan.
         StorageError: nothing can be written there, or no space is left.
     """
+    began = time.monotonic() if began is None else began
     opened = workspace if isinstance(workspace, Workspace) else Workspace.open(workspace)
-    chosen = opened.plan.configuration(configuration)
+    planned = opened.plan.configuration(configuration)
     length = Length(epochs, iterations, budget_seconds)
     if freeze and pretrained is None:
         raise UsageError("--freeze keeps a pretrained encoder as it is; say which with --pretrained MODEL")
@@ -104,7 +118,7 @@ def train(
     if pretrained is not None:
         open_model(Path(pretrained))  # what cannot be used is refused before anything is thrown away or begun
     split = opened.split(fold)
-    folder = fold_folder(opened.model_folder(chosen.name), fold)
+    folder = fold_folder(opened.model_folder(planned.name), fold)
     if restart and team.leads:
         shutil.rmtree(folder, ignore_errors=True)
     team.wait()
@@ -118,40 +132,57 @@ def train(
     )
     trained = run is not None and (folder / WEIGHTS_FILE).is_file()
     team.wait()  # nothing is written before all have looked
+    deadline = math.inf
     if not trained:
-        began = time.monotonic()
+        length = length.on(where)
+        sizing = None
+        if run is None and team.leads:
+            if length.budget_seconds is not None:
+                freedom = "none" if network == "plan" or pretrained is not None else "all"
+                sizing = size_for_budget(
+                    opened, planned, length.budget_seconds, where, wanted_precision, freedom=freedom, progress=progress
+                )
+            chosen = planned if sizing is None else sizing.configuration
+            opened.plan.with_configuration(chosen).save(folder / FOLD_PLAN_FILE)
+        team.wait()
+        plan = Plan.load(folder / FOLD_PLAN_FILE) if (folder / FOLD_PLAN_FILE).is_file() else opened.plan
+        chosen = plan.configuration(planned.name)
+        shown = _on_the_curve(split)
         if team.leads:
-            preprocess(opened, chosen, cases=[*split.train, *split.validation], workers=workers, progress=progress)
+            preprocess(opened, chosen, cases=[*split.train, *shown], workers=workers, progress=progress)
         team.wait()
         cases = open_cases(opened, chosen, split.train, team, where)
-        held_out = stored_cases(opened, chosen, split.validation)
+        held_out = stored_cases(opened, chosen, shown)
         if run is None and team.leads:
-            length = length.on(where)
-            steps = length.steps or 1  # of a budget, which decides below
             run = Run(
                 version=1,
                 configuration=chosen.name,
                 fold=fold,
                 seed=seed or 0,
                 precision=wanted_precision,
-                recipe=recipe_for_iterations(steps, chosen.batch_size * team.size),
+                recipe=recipe_for_iterations(length.steps or 1, chosen.batch_size * team.size),
                 pretrained=None if pretrained is None else str(pretrained),
                 deterministic=deterministic,
             )
-            if length.budget_seconds is not None:
-                run = within_budget(run, length.budget_seconds, began, opened.plan, chosen, cases, where, team)
+            if sizing is not None:
+                run = fill_budget(run, sizing, time.monotonic() - began, team.size)
             run = replace(run, recipe=replace(run.recipe, balance_classes=balance_classes, frozen_iterations=freeze))
             documents.save(run, folder / RUN_FILE)
         team.wait()
         run = run or documents.load(Run, folder / RUN_FILE)
-        if not _train_fold(opened, chosen, cases, held_out, run, folder, where, team, should_stop, progress):
+        if not _train_fold(opened, plan, chosen, cases, held_out, run, folder, where, team, should_stop, progress):
             return None
+        if run.held_out_seconds is not None:
+            now = time.monotonic()
+            left = now + run.held_out_seconds if run.budget_seconds is None else began + run.budget_seconds
+            deadline = max(now + run.held_out_seconds, left) - CLOSING_S
     evaluation = validate_fold(
         opened,
-        chosen,
+        planned,
         fold,
         device=device,
         precision=precision,
+        deadline=deadline,
         team=team,
         should_stop=should_stop,
         progress=progress,
@@ -159,8 +190,34 @@ def train(
     return None if evaluation is None else FoldResult(folder, evaluation)
 
 
+def fill_budget(run: Run, sizing: Sizing, spent_s: float, processes: int = 1) -> Run:
+    """The run that fills what is left of a budget with training, but for the part kept for held-out cases.
+
+    Training gets at least ``LEAST_TRAINING`` of the budget, however long preparing has taken; then the whole takes
+    longer than asked for, and the log says so.
+    """
+    left = sizing.budget_s - spent_s - sizing.held_out_s - CLOSING_S
+    least = LEAST_TRAINING * sizing.budget_s
+    if left < least:
+        log.warning(
+            "preparing took %s of the budget of %s; training and held-out cases will take %s more",
+            duration(spent_s),
+            duration(sizing.budget_s),
+            duration(least + sizing.held_out_s + CLOSING_S),
+        )
+    training_s = max(left, least)
+    return replace(
+        run,
+        recipe=recipe_of(sizing, training_s, processes),
+        budget_seconds=sizing.budget_s,
+        training_seconds=training_s,
+        held_out_seconds=sizing.held_out_s,
+    )
+
+
 def _train_fold(
     workspace: Workspace,
+    plan: Plan,
     configuration: Configuration,
     cases: Sequence[PatchSource],
     held_out: Sequence[PatchSource],
@@ -175,26 +232,26 @@ def _train_fold(
     log.info("%s; %s", describe(device, run.precision), run.recipe.because)
     split, refs = workspace.split(run.fold), {case.name: case for case in workspace.dataset.cases}
     trainer = Trainer(
-        workspace.plan,
+        plan,
         configuration,
         cases,
         held_out,
         run,
         device,
         partial=[refs[name] for name in split.train],
-        validation_partial=[refs[name] for name in split.validation],
+        validation_partial=[refs[name] for name in _on_the_curve(split)],
         team=team,
     )
     # What goes on has its weights in its checkpoint, wherever the pretrained model has gone since.
     if run.pretrained is not None and not (folder / CHECKPOINT_FILE).is_file():
         try:
-            load_pretrained(trainer.network, workspace.plan, Path(run.pretrained))
+            load_pretrained(trainer.network, plan, Path(run.pretrained))
         except MedsegError:
             if team.leads:
                 (folder / RUN_FILE).unlink()  # else the next start would go on with the same weights
             raise
     if team.leads:
-        documents.save(ModelDocument(1, workspace.plan, configuration.name), folder.parent / MODEL_FILE)
+        documents.save(ModelDocument(1, plan, configuration.name), folder.parent / MODEL_FILE)
     if team.leads and configuration.previous_stage is not None:
         _bring_along(workspace.model_folder(configuration.previous_stage), folder.parent / PREVIOUS_FOLDER)
     with freed_memory_kept(), deterministic_algorithms(run.deterministic):
@@ -203,6 +260,11 @@ def _train_fold(
         training_plot(folder / PROGRESS_FILE, folder / "progress.png")
     team.wait()  # for the leader's weights
     return finished
+
+
+def _on_the_curve(split: Split) -> list[str]:
+    """The held-out cases whose patches make the learning curve; the others need not be prepared."""
+    return list(split.validation)[validation_subset(len(split.validation), VALIDATION_PATCHES)]
 
 
 def _bring_along(stage: Path, target: Path) -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
+import time
 from collections.abc import Callable, Sequence
+
+import numpy as np
 
 from medseg import io
 from medseg.errors import CasesFailedError
@@ -27,6 +31,7 @@ def validate_fold(
     precision: str = "auto",
     settings: PredictionSettings = DEFAULT_SETTINGS,
     probabilities: bool = False,
+    deadline: float = math.inf,
     team: Team = ALONE,
     should_stop: Callable[[], bool] = lambda: False,
     progress: Progress = silent,
@@ -36,8 +41,12 @@ def validate_fold(
     Masks newer than the weights are kept, so an interrupted validation goes on; with ``probabilities``, those that have
     theirs beside them. Of a team each process predicts its part of the cases.
 
+    Args:
+        deadline: moment of ``time.monotonic`` after which no further case is begun. Cases come in an order that makes
+            those before it a fair sample; at least one is predicted.
+
     Returns:
-        The comparison, or None if it was stopped before all cases were predicted.
+        The comparison of the cases that are predicted, or None if it was stopped.
 
     Raises:
         CasesFailedError: some cases could not be predicted; the others are written.
@@ -48,6 +57,8 @@ def validate_fold(
     names = set(workspace.split(fold).validation)
     cases = [case for case in workspace.dataset.cases if case.name in names]
     previous = previous_masks(workspace, configuration, [case.name for case in cases])
+    order = np.random.default_rng(0).permutation(len(cases))  # so that what a deadline leaves is a fair sample
+    cases = [cases[index] for index in order] if math.isfinite(deadline) else cases
     jobs = [
         Job(
             case.name,
@@ -65,26 +76,46 @@ def validate_fold(
     waiting = [job for job in jobs if not is_there(job)]
     team.wait()
     waiting = waiting[team.rank :: team.size]
-    left = 0
+    stopped = False
     if waiting:
+        late = Deadline(deadline, should_stop)
         predictor = Predictor(load_model(model_folder, (fold,)), team.device_name(device), precision, settings)
         wishes = Wishes(probabilities=probabilities)
-        done = predict_cases(predictor, waiting, wishes=wishes, should_stop=should_stop, progress=progress)
+        done = predict_cases(predictor, waiting, wishes=wishes, should_stop=late, progress=progress)
         if done.failures:
             raise CasesFailedError(f"validation of fold {fold}", done.failures, len(jobs))
-        left = len(waiting) - len(done.masks)
-    if team.any(left > 0):
+        stopped = len(done.masks) < len(waiting) and not late.passed
+    if team.any(stopped):
         return None
     pairs = {
         job.case: Pair(job.output, case.label, case.segments)
         for job, case in zip(jobs, cases, strict=True)
-        if case.label is not None
+        if case.label is not None and is_there(job)
     }
     evaluation = evaluate_pairs(Pairing(pairs, {}, ()), workspace.plan.labels, progress=progress)
     evaluation = annotated_rows(evaluation, cases)
     if team.leads:
         write_tables(evaluation, folder)
     return evaluation
+
+
+class Deadline:
+    """Asks whether to stop before each case: when the user wants it, or once a moment has passed and a case is done.
+
+    Attributes:
+        passed: whether it was the moment.
+    """
+
+    def __init__(self, moment: float, should_stop: Callable[[], bool]) -> None:
+        self._moment, self._should_stop, self._asked = moment, should_stop, 0
+        self.passed = False
+
+    def __call__(self) -> bool:
+        self._asked += 1
+        if self._should_stop():
+            return True
+        self.passed = self._asked > 1 and time.monotonic() > self._moment
+        return self.passed
 
 
 def predict_held_out(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from medseg import documents
@@ -106,6 +106,11 @@ class Plan:
         if name not in by_name:
             raise UsageError(f"the plan has no configuration {name!r}; it has {', '.join(by_name)}")
         return by_name[name]
+
+    def with_configuration(self, configuration: Configuration) -> Plan:
+        """The plan with another configuration in the place of the one of that name."""
+        changed = tuple(configuration if own.name == configuration.name else own for own in self.configurations)
+        return replace(self, configurations=changed)
 
     def explain(self) -> str:
         """The plan as prose: what was decided and why."""

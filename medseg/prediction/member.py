@@ -34,14 +34,18 @@ class Member:
 
     Args:
         precision: a name as on the command line.
+        share: part of the mean of probabilities that is this model's.
 
     Raises:
         UsageError: the machine has no such precision.
         ModelError: the weights do not fit the plan.
     """
 
-    def __init__(self, model: Model, device: torch.device, precision: str, mirror: bool, step: float) -> None:
+    def __init__(
+        self, model: Model, device: torch.device, precision: str, mirror: bool, step: float, share: float = 1.0
+    ) -> None:
         self.model = model
+        self.share = share
         self.device = device
         self.step = step
         self.precision: Precision = prediction_precision(precision, device, model.precision)

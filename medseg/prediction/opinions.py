@@ -65,7 +65,8 @@ def opinions_of(
         parts = [opinion.part(0, planes) for opinion in ready]
         likely = parts[0].probabilities
         if len(parts) > 1:
-            likely = torch.stack([part.probabilities for part in parts]).mean(0)
+            shares = likely.new_tensor([member.share for member in members])
+            likely = torch.tensordot(shares, torch.stack([part.probabilities for part in parts]), 1)
         yield Opinion(
             likely,
             torch.cat([part.votes for part in parts]),

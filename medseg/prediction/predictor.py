@@ -40,7 +40,8 @@ class Predictor:
     """One model, or several to be averaged, on a device, warm for many scans.
 
     Args:
-        models: each with one or several folds, whose logits are averaged; of several models the probabilities are.
+        models: each with one or several folds, whose logits are averaged; of several models, and of folds with
+            different networks, the probabilities are.
             The previous stage of a cascade is in its model.
         device, precision: names as on the command line; ``auto`` chooses the best device the machine has, and the
             fastest precision in which the model is at home.
@@ -57,13 +58,18 @@ class Predictor:
         precision: str = "auto",
         settings: PredictionSettings = DEFAULT_SETTINGS,
     ) -> None:
-        given = [models] if isinstance(models, Model) else list(models)
+        asked = [models] if isinstance(models, Model) else list(models)
+        given = [part for model in asked for part in model.parts]
+        shares = [share for model in asked for share in _shares(model)]
         self.plan: Plan = given[0].plan
         self.settings = settings
         self.device = choose_device(device)
         for model in given[1:]:
             _require_same_task(self.plan, model.plan)
-        self.members = tuple(Member(model, self.device, precision, settings.mirror, settings.step) for model in given)
+        self.members = tuple(
+            Member(model, self.device, precision, settings.mirror, settings.step, share / len(asked))
+            for model, share in zip(given, shares, strict=True)
+        )
         self.placements = tuple(member.placement() for member in self.members)
         self.previous = tuple(
             None if model.previous is None else Predictor(model.previous, device, precision, settings)
@@ -166,6 +172,12 @@ class Predictor:
         first = sources[0] if sources else ""
         name = Path(first).name if isinstance(first, str | os.PathLike) else str(first)
         return io.read(sources, channels=len(self.plan.channels)), name
+
+
+def _shares(model: Model) -> list[float]:
+    """Of a model's parts in its probabilities: every fold counts the same."""
+    folds = [len(part.weights) for part in model.parts]
+    return [count / sum(folds) for count in folds]
 
 
 def _require_same_task(first: Plan, other: Plan) -> None:

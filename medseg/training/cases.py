@@ -75,7 +75,7 @@ def open_cases(
 
 def stored_cases(workspace: Workspace, configuration: Configuration, names: Sequence[str]) -> list[StoredCase]:
     """Prepared cases, left on disk."""
-    folder = workspace.preprocessed_folder(configuration.name)
+    folder = workspace.preprocessed_folder(configuration)
     return [store.open_case(folder, name) for name in names]
 
 

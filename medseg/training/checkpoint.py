@@ -6,7 +6,7 @@ every batch is drawn from a generator seeded by the run's seed and the iteration
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -52,20 +52,32 @@ class RunState:
     checks: tuple[Check, ...] = ()
 
 
-def save_checkpoint(path: Path, state: RunState, network: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
+def save_checkpoint(
+    path: Path,
+    state: RunState,
+    network: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: Sequence[torch.Tensor] = (),
+) -> None:
     """Write a checkpoint, whole or not at all.
+
+    Args:
+        average: of each of the network's parameters over past steps, where the recipe averages them.
 
     Raises:
         StorageError: the folder cannot be written, or no space is left.
     """
     tensors = {f"network.{name}": value for name, value in network.state_dict().items()}
+    tensors |= {f"average.{index}": value for index, value in enumerate(average)}
     for index, entries in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{key}": value for key, value in entries.items() if value is not None}
     save_tensors(path, tensors, {"state": documents.to_json(state)})
 
 
-def load_checkpoint(path: Path, network: torch.nn.Module, optimizer: torch.optim.Optimizer) -> RunState:
-    """Restore network and optimiser from a checkpoint and return the rest of the state.
+def load_checkpoint(
+    path: Path, network: torch.nn.Module, optimizer: torch.optim.Optimizer, average: Sequence[torch.Tensor] = ()
+) -> RunState:
+    """Restore network, optimiser and averaged weights from a checkpoint and return the rest of the state.
 
     Raises:
         ModelError: the file is damaged or does not fit the network; the message says how to begin anew.
@@ -76,6 +88,11 @@ def load_checkpoint(path: Path, network: torch.nn.Module, optimizer: torch.optim
         load_weights(network, _with_prefix(tensors, "network."), where=str(path))
     except (DocumentError, ModelError) as error:
         raise ModelError(f"{error}; begin anew with --restart") from error
+    for index, value in enumerate(average):
+        found = tensors.get(f"average.{index}")
+        if found is None or found.shape != value.shape:
+            raise ModelError(f"{path}: the averaged weights do not fit the network; begin anew with --restart")
+        value.copy_(found)
     entries: dict[int, dict[str, torch.Tensor]] = {}
     for name, value in _with_prefix(tensors, "optimizer.").items():
         index, key = name.split(".", 1)

@@ -89,7 +89,7 @@ def train_network(
         due = timer.is_due(now, now - stepping, state.seconds / done * schedule.iterations)
         if team.leads and (stopping or checking or due):
             state = replace(state, loss_scale=trainer.scaler.get_scale())  # waits for the device, so not in every step
-            save_checkpoint(folder / CHECKPOINT_FILE, state, trainer.network, trainer.optimizer)
+            save_checkpoint(folder / CHECKPOINT_FILE, state, trainer.network, trainer.optimizer, trainer.average)
             timer = timer.after_writing(now, clock())
         if stopping:
             return False
@@ -129,7 +129,7 @@ def _begun(trainer: Trainer, folder: Path) -> RunState:
     """The state to go on from: that of the checkpoint, which goes into the trainer, or a new run's."""
     if not (folder / CHECKPOINT_FILE).is_file():
         return RunState(version=1, iteration=0, seconds=0.0, loss_scale=trainer.scaler.get_scale(), history=())
-    state = load_checkpoint(folder / CHECKPOINT_FILE, trainer.network, trainer.optimizer)
+    state = load_checkpoint(folder / CHECKPOINT_FILE, trainer.network, trainer.optimizer, trainer.average)
     trainer.scaler.update(state.loss_scale)
     log.info("going on from iteration %d", state.iteration)
     return state
@@ -146,7 +146,8 @@ def _finish(trainer: Trainer, state: RunState, folder: Path) -> None:
         seconds=state.seconds,
         seed=trainer.run.seed,
     )
-    save_tensors(folder / WEIGHTS_FILE, trainer.network.state_dict(), {"fold": documents.to_json(facts)})
+    with trainer.averaged():
+        save_tensors(folder / WEIGHTS_FILE, trainer.network.state_dict(), {"fold": documents.to_json(facts)})
     (folder / CHECKPOINT_FILE).unlink(missing_ok=True)
 
 

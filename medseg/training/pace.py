@@ -1,4 +1,4 @@
-"""Whether a run with a budget will end in time, asked at a quarter, half and three quarters of it.
+"""Whether a run with a budget will end in time, asked soon after its start and four times later.
 
 A budget becomes a number of iterations by a measurement of seconds; a machine that later slows down, or turns out to
 be faster, would miss the budget. At the stated points the length is set anew and written down with the iteration at
@@ -10,11 +10,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-SHARES = (0.25, 0.5, 0.75)
+SHARES = (0.04, 0.25, 0.5, 0.75, 0.92)
+# Kernels are prepared and caches filled in the first steps: the first check waits for so many, but not for a quarter.
+SETTLED_STEPS = 8
 # A run that would take longer is shortened, and one that would leave more of its time unused than this is lengthened.
-LATEST, EARLIEST = 1.0, 0.9
+LATEST, EARLIEST = 1.0, 0.96
 # Part of the time left that iterations may take after a correction: pace still varies, but less than at the start.
-FILLED = 0.97
+FILLED = 0.985
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,8 @@ class Schedule:
             return None
         start, passed, length = self._segment(self.iterations)
         due = start + math.ceil((length - start) * (SHARES[len(self.checks)] - passed) / (1 - passed) - 1e-9)
+        if not self.checks:
+            due = max(due, min(SETTLED_STEPS, math.ceil(length / 4)))
         due = max(due, start + 1, self.checks[-1].iteration + 1 if self.checks else 1)
         return due if due < length else None
 

@@ -1,7 +1,8 @@
 """How a run is trained: optimiser, batch, schedule and length, chosen from what the user can spend.
 
 nnU-Net's recipe (SGD with momentum 0.99, 250,000 iterations) never leaves "all background" in a few hundred
-iterations. Short runs therefore take AdamW with a warm-up; docs/lab-notes.md has the measurements behind each number.
+iterations. Short runs therefore take Muon and average their weights; docs/lab-notes.md has the measurements behind
+each number.
 """
 
 from __future__ import annotations
@@ -14,20 +15,17 @@ from medseg.training.pace import Schedule
 
 EPOCH_ITERATIONS = 250
 DEFAULT_EPOCHS = 1000
-# Below this many iterations momentum 0.99 has not averaged enough gradients to be better than AdamW.
+# Below this many iterations momentum 0.99 has not averaged enough gradients to be better than Muon.
 LONG_RUN_ITERATIONS = 25_000
-# A budget is split so that it holds at least this many steps before batches grow beyond two samples.
-STEPS_WANTED = 2_000
-SMALLEST_BATCH = 2
-# How often a short run should show every part of the data: 18 times gave hippocampus a Dice of 0.885 of 0.892.
-VIEWS_WANTED = 20
-# Part of a budget that goes into iterations. The rest is for points of the learning curve, checkpoints, and a machine
-# that is slower over minutes than in the seconds of the measurement (by 10 to 20 % in docs/lab-notes.md).
-BUDGET_SHARE = 0.87
+# Short runs: rate of Muon, the part of a run over which it falls to zero, and the sharpness of the average over the
+# weights of past steps (exponent 7 covers about the last eighth).
+MUON_RATE = 1e-2
+DECAY_SHARE = 0.5
+AVERAGE_POWER = 7.0
 # Points of the learning curve (validation, a line of progress.csv) in a short run.
-SHORT_RUN_EPOCHS = 20
+SHORT_RUN_EPOCHS = 10
 
-OptimizerName = Literal["sgd", "adamw"]
+OptimizerName = Literal["sgd", "adamw", "muon"]
 
 
 @dataclass(frozen=True)
@@ -43,6 +41,10 @@ class Recipe:
         mirror: show mirrored scans, and average over mirrored copies when predicting.
         balance_classes: patches on foreground show every class equally often, not every case.
         frozen_iterations: steps for which the encoder of a pretrained network stays as it is.
+        decay_share: part of the run at whose end the learning rate falls linearly to zero; None is nnU-Net's polynomial
+            over the whole run.
+        average_power: weights of step i count in proportion to i to this power in the average that is kept and
+            measured (Karras et al., arXiv 2312.02696); 0 keeps those of the last step.
         because: why these were chosen, for the log.
     """
 
@@ -58,20 +60,27 @@ class Recipe:
     because: str
     balance_classes: bool = False
     frozen_iterations: int | Literal["all"] = 0
+    decay_share: float | None = None
+    average_power: float = 0.0
 
     def is_frozen_at(self, iteration: int) -> bool:
         """Whether the encoder stays as it is in a step."""
         return self.frozen_iterations == "all" or iteration < self.frozen_iterations
 
     def learning_rate_at(self, iteration: int, schedule: Schedule | None = None) -> float:
-        """Learning rate of a step (the first is 0): linear warm-up, then polynomial decay with power 0.9.
+        """Learning rate of a step (the first is 0): linear warm-up, then the recipe's decay.
 
         Args:
             schedule: the course of the run, where its length was corrected; by default as planned.
         """
         warmup = min(1.0, (iteration + 1) / self.warmup_iterations) if self.warmup_iterations else 1.0
         passed = (schedule or Schedule(self.iterations)).progress_at(iteration)
-        return self.learning_rate * warmup * (1 - passed) ** 0.9
+        left = (1 - passed) ** 0.9 if self.decay_share is None else min(1.0, (1 - passed) / self.decay_share)
+        return self.learning_rate * warmup * left
+
+    def average_weight(self, iteration: int) -> float:
+        """How far the average moves towards the weights after a step (the first is 0)."""
+        return 1 - (1 - 1 / (iteration + 1)) ** (1 + self.average_power) if iteration else 1.0
 
 
 def recipe_for_iterations(iterations: int, batch_size: int) -> Recipe:
@@ -90,8 +99,8 @@ def recipe_for_iterations(iterations: int, batch_size: int) -> Recipe:
             because=f"{iterations} iterations are enough for nnU-Net's SGD (momentum 0.99) with batch {batch_size}",
         )
     return Recipe(
-        optimizer="adamw",
-        learning_rate=3e-3,
+        optimizer="muon",
+        learning_rate=MUON_RATE,
         weight_decay=1e-2,
         batch_size=batch_size,
         iterations=iterations,
@@ -101,41 +110,8 @@ def recipe_for_iterations(iterations: int, batch_size: int) -> Recipe:
         mirror=False,
         because=(
             f"{iterations} iterations are too few for SGD with momentum 0.99 and for learning every mirrored view:"
-            f" AdamW with batch {batch_size}, no mirroring"
+            f" Muon with batch {batch_size}, weights averaged, no mirroring"
         ),
+        decay_share=DECAY_SHARE,
+        average_power=AVERAGE_POWER,
     )
-
-
-def recipe_for_budget(seconds: float, seconds_per_sample: float, plan_batch: int) -> Recipe:
-    """The recipe of a run that should last so long, from the measured time of one sample in a training step."""
-    affordable = int(seconds / (seconds_per_sample * STEPS_WANTED))
-    batch_size = min(plan_batch, max(SMALLEST_BATCH, affordable))
-    iterations = max(1, int(seconds / (seconds_per_sample * batch_size)))
-    return recipe_for_iterations(iterations, batch_size)
-
-
-@dataclass(frozen=True)
-class Suggestion:
-    """A budget that suits a dataset, with the reason."""
-
-    seconds: float
-    because: str
-
-
-def suggest_budget(patches: float, seconds_per_sample: float, plan_batch: int) -> Suggestion:
-    """Time to learn a dataset by a short run: every part of it seen often enough, but no longer than nnU-Net's run.
-
-    Args:
-        patches: how many patches' worth of voxels the training cases hold.
-        seconds_per_sample: measured time of one sample in a training step.
-    """
-    least, most = STEPS_WANTED * SMALLEST_BATCH, DEFAULT_EPOCHS * EPOCH_ITERATIONS * plan_batch
-    wanted = math.ceil(patches * VIEWS_WANTED)
-    samples = min(max(wanted, least), most)
-    seconds = 60.0 * math.ceil(samples * seconds_per_sample / BUDGET_SHARE / 60)
-    why = f"the training cases hold {patches:.0f} patches, {VIEWS_WANTED} views of each are {wanted} samples"
-    if wanted < least:
-        why += f", and {STEPS_WANTED} steps of {SMALLEST_BATCH} are the least that learns"
-    if wanted > most:
-        why += f", but nnU-Net's whole run has {most}"
-    return Suggestion(seconds, f"{why}: {samples} samples of {seconds_per_sample:.3f} s")

@@ -16,6 +16,7 @@ class Run:
     Attributes:
         budget_seconds: the time the number of iterations was derived from, if it was.
         training_seconds: what was left of it for training; the length is corrected where it would not be met.
+        held_out_seconds: part of it that is kept for predicting and measuring held-out cases.
         pretrained: the model that the first weights came from, if any.
         deterministic: whether a GPU computes the same bits each time, where that is slower.
     """
@@ -28,5 +29,6 @@ class Run:
     recipe: Recipe
     budget_seconds: float | None = None
     training_seconds: float | None = None
+    held_out_seconds: float | None = None
     pretrained: str | None = None
     deterministic: bool = False

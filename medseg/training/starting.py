@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -13,26 +10,11 @@ import torch
 
 from medseg import documents
 from medseg.errors import DocumentError, UsageError
-from medseg.networks.memory import freed_memory_kept
-from medseg.patches import patches_in
-from medseg.planning.plan import Configuration, Plan
-from medseg.training.recipe import (
-    BUDGET_SHARE,
-    DEFAULT_EPOCHS,
-    EPOCH_ITERATIONS,
-    SMALLEST_BATCH,
-    recipe_for_budget,
-    recipe_for_iterations,
-    suggest_budget,
-)
+from medseg.planning.sizing import Sizing
+from medseg.training.recipe import DEFAULT_EPOCHS, EPOCH_ITERATIONS, Recipe, recipe_for_iterations
 from medseg.training.run import Run
-from medseg.training.sampling import PatchSource
-from medseg.training.team import ALONE, Team
-from medseg.training.trainer import Trainer, seconds_per_sample
 
 RUN_FILE = "run.json"
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -103,33 +85,12 @@ def run_under_way(
     return run
 
 
-def within_budget(
-    run: Run,
-    budget_seconds: float | Literal["auto"],
-    began: float,
-    plan: Plan,
-    configuration: Configuration,
-    cases: Sequence[PatchSource],
-    device: torch.device,
-    team: Team = ALONE,
-    trainer: type[Trainer] = Trainer,
-) -> Run:
-    """The run that fills a budget which began to count at a moment, after measuring the machine's speed.
+def recipe_of(sizing: Sizing, training_s: float, processes: int = 1) -> Recipe:
+    """The recipe of a run with the network that was chosen, filling what is left for training.
 
-    Each process of a team is taken to be as fast as this one is alone.
+    Args:
+        training_s: seconds that are left.
+        processes: that train together, each with a batch of its own; each is taken to be as fast as one alone.
     """
-    probe = replace(run, recipe=recipe_for_iterations(1_000, min(SMALLEST_BATCH, configuration.batch_size)))
-    with freed_memory_kept():
-        measured = seconds_per_sample(trainer(plan, configuration, cases, (), probe, device))
-    spent = time.monotonic() - began
-    if budget_seconds == "auto":
-        patches = sum(patches_in(case.shape, configuration.patch_size) for case in cases)
-        suggestion = suggest_budget(patches, measured / team.size, configuration.batch_size * team.size)
-        log.info("--budget auto: %.0f minutes; %s", suggestion.seconds / 60, suggestion.because)
-        budget_seconds, spent = suggestion.seconds, 0.0
-    left = max(budget_seconds - spent, 1.0)
-    recipe = recipe_for_budget(left * BUDGET_SHARE, measured, configuration.batch_size)
-    if team.size > 1:
-        recipe = recipe_for_iterations(recipe.iterations, recipe.batch_size * team.size)
-    log.info("one sample takes %.3f s: %d iterations of %d fit", measured, recipe.iterations, recipe.batch_size)
-    return replace(run, recipe=recipe, budget_seconds=budget_seconds, training_seconds=left)
+    batch = sizing.configuration.batch_size
+    return recipe_for_iterations(max(1, int(training_s / sizing.step_s)), batch * processes)

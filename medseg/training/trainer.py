@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 
@@ -21,10 +22,10 @@ from medseg.planning.plan import Configuration, Plan
 from medseg.training.ahead import ReadAhead
 from medseg.training.compiling import compiled, is_worth_compiling
 from medseg.training.losses import DeepSupervision, DiceCrossEntropy, hard_dice_counts
+from medseg.training.optimizers import build_optimizer
 from medseg.training.pace import Schedule
 from medseg.training.partial import unannotated_classes
 from medseg.training.pretrained import freeze_encoder
-from medseg.training.recipe import Recipe
 from medseg.training.run import Run
 from medseg.training.sampling import (
     CPU,
@@ -69,6 +70,7 @@ class Trainer:
         validation_partial: Sequence[CaseRef] = (),
         team: Team = ALONE,
     ) -> None:
+        self.plan = plan
         self.labels: LabelSet = plan.labels
         self.configuration = configuration
         self.cases = cases
@@ -104,7 +106,8 @@ class Trainer:
         self.validation_unannotated = unannotated_classes(plan.labels, held_out, Mirroring(()))
         self.loss = DeepSupervision(DiceCrossEntropy(plan.labels, configuration.batch_dice, team.total))
         self.validation_loss = DeepSupervision(DiceCrossEntropy(plan.labels, configuration.batch_dice))
-        self.optimizer = build_optimizer(self.network, run.recipe)
+        self.optimizer = build_optimizer(self.network, run.recipe, half=run.precision == "bf16")
+        self.average = [p.detach().clone() for p in self.network.parameters()] if run.recipe.average_power else []
         self.drawing_seconds = 0.0
         # What a GPU holds is cut there in no time; what lies here or on disk is read while the step before computes.
         self.batches = ReadAhead(self._read) if memory_of(cases) == CPU else self._read
@@ -170,19 +173,41 @@ class Trainer:
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), recipe.gradient_clip)
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        if self.average:
+            with torch.no_grad():
+                for average, parameter in zip(self.average, self.network.parameters(), strict=True):
+                    average.lerp_(parameter, recipe.average_weight(iteration))
         return loss.detach()
 
-    @torch.inference_mode()
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """While inside, the network has the averaged weights, where the recipe averages them."""
+        own = [parameter.detach().clone() for parameter in self.network.parameters()] if self.average else []
+        try:
+            self._set_weights(self.average)
+            yield
+        finally:
+            self._set_weights(own)
+
+    @torch.no_grad()
+    def _set_weights(self, values: Sequence[torch.Tensor]) -> None:
+        for parameter, value in zip(self.network.parameters(), values, strict=False):
+            parameter.copy_(value)
+
     def validate(self) -> tuple[float, tuple[float, ...]]:
-        """Loss and Dice of each class on fixed patches; NaN where there is nothing to measure."""
+        """Loss and Dice of each class on fixed patches with the averaged weights; NaN where nothing can be measured."""
         if self.validation is None:
             return math.nan, (math.nan,) * len(self.labels.classes)
+        with self.averaged(), torch.inference_mode():
+            return self._validate(self.validation)
+
+    def _validate(self, patches: tuple[torch.Tensor, torch.Tensor]) -> tuple[float, tuple[float, ...]]:
         losses, counts = [], torch.zeros(len(self.labels.classes), 3, dtype=torch.float64)
         size = self.run.recipe.batch_size
         self.network.eval()
         unannotated = self.validation_unannotated
         for start, images, target in zip(
-            itertools.count(step=size), *(part.split(size) for part in self.validation), strict=False
+            itertools.count(step=size), *(part.split(size) for part in patches), strict=False
         ):
             hidden = None if unannotated is None else unannotated.table[start : start + size]
             images, target = images.to(self.device), target.to(self.device)
@@ -193,44 +218,6 @@ class Trainer:
         self.network.train()
         dice = 2 * counts[:, 0] / (counts[:, 1] + counts[:, 2])
         return sum(losses) / len(losses), tuple(dice.tolist())
-
-
-_FUSED = ("cpu", "cuda")
-
-
-def build_optimizer(network: torch.nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """The recipe's optimiser over all parameters, in one kernel where the device has one."""
-    fused = all(parameter.device.type in _FUSED for parameter in network.parameters())
-    if recipe.optimizer == "sgd":
-        return torch.optim.SGD(
-            network.parameters(),
-            lr=recipe.learning_rate,
-            momentum=0.99,
-            nesterov=True,
-            weight_decay=recipe.weight_decay,
-            fused=fused,
-        )
-    return torch.optim.AdamW(
-        network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=fused
-    )
-
-
-def seconds_per_sample(trainer: Trainer) -> float:
-    """Time of one sample in a training step, measured on a trainer that is thrown away afterwards.
-
-    The first steps prepare kernels and caches and do not count.
-    """
-    times = []
-    for iteration in range(_PROBE_WARMUP + _PROBE_STEPS):
-        start = time.monotonic()
-        float(trainer.step(iteration))
-        times.append(time.monotonic() - start)
-    counted = times[_PROBE_WARMUP:]
-    return sum(counted) / len(counted) / trainer.run.recipe.batch_size
-
-
-_PROBE_WARMUP = 3
-_PROBE_STEPS = 10  # enough that some patches are turned and scaled, which costs more
 
 
 def _mirror_swaps(labels: LabelSet, mirroring: Mirroring) -> MirrorSwaps:

@@ -4,17 +4,27 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from medseg.cli import parse
 from medseg.cli.display import Display
-from medseg.cli.options import DEFAULT_WORKSPACE, JsonOption, RootOption, WorkersOption, WorkspaceOption
-from medseg.cli.output import print_json
+from medseg.cli.options import (
+    DEFAULT_WORKSPACE,
+    DeviceOption,
+    JsonOption,
+    PrecisionOption,
+    RootOption,
+    WorkersOption,
+    WorkspaceOption,
+)
+from medseg.cli.output import print_json, sizing_json, sizing_text
 
 if TYPE_CHECKING:
     from medseg.planning.plan import Plan
+    from medseg.planning.sizing import Sizing
+    from medseg.workspace import Workspace
 
 
 class Preset(StrEnum):
@@ -34,6 +44,12 @@ def plan(
         Path | None, typer.Option(help="Plan to fine-tune this model, medseg's or nnU-Net's, instead of a preset.")
     ] = None,
     root: RootOption = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(help="Also say what training for so long will buy on this machine: 30m, 2h, or auto."),
+    ] = None,
+    device: DeviceOption = "auto",
+    precision: PrecisionOption = "auto",
     workers: WorkersOption = "0",
     explain: Annotated[bool, typer.Option("--explain", help="Print every decision with its reason.")] = False,
     compare: Annotated[
@@ -47,6 +63,8 @@ def plan(
     """Look at a dataset and decide how to segment it: fingerprint, plan and folds, written to the workspace.
 
     Example: `medseg plan dataset/ -w workspace --explain`
+
+    With what 30 minutes of training will buy: `medseg plan dataset/ -w workspace --budget 30m`
     """
     from medseg import documents
     from medseg.dataset import Dataset
@@ -73,17 +91,40 @@ def plan(
             f"{len(error.failures)} of {error.total} cases cannot be used, and nothing is planned: {case}: {reason};"
             f" see everything with: medseg doctor {dataset}"
         ) from error
+    sizing = None if budget is None else _sized(made, parse.budget(budget), device, precision, as_json)
     if as_json:
-        print_json(documents.to_json(made.plan))
+        extra = {} if sizing is None else {"budget": sizing_json(sizing)}
+        print_json({**documents.to_json(made.plan), **extra})
     elif compare is not None:
         typer.echo(_differences(made.plan, compare), nl=False)
     elif explain:
-        typer.echo(made.plan.explain())
+        shown = made.plan if sizing is None else made.plan.with_configuration(sizing.configuration)
+        typer.echo(shown.explain())
     else:
         names = ", ".join(configuration.name for configuration in made.plan.configurations)
         typer.echo(f"planned {names} for {len(made.dataset.cases)} cases in {made.plan_path}")
         typer.echo(
-            f"next: medseg train -w {workspace} --fold 0 --budget 2h    (why each choice: medseg plan ... --explain)"
+            f"next: medseg train -w {workspace} --fold 0 --budget {budget or '2h'}"
+            "    (why each choice: medseg plan ... --explain)"
+        )
+    if sizing is not None and not as_json:
+        typer.echo(sizing_text(sizing))
+
+
+def _sized(workspace: Workspace, budget_s: float | Literal["auto"], device: str, precision: str, quiet: bool) -> Sizing:
+    """What a budget buys with the default configuration: the same that training will find."""
+    from medseg.crossvalidation import size_for_budget
+    from medseg.device import choose_device, choose_precision
+
+    where = choose_device(device)
+    with Display(quiet=quiet) as display:
+        return size_for_budget(
+            workspace,
+            workspace.plan.configuration(),
+            budget_s,
+            where,
+            choose_precision(precision, where),
+            progress=display,
         )
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -17,11 +18,17 @@ from medseg.cli.options import (
     WorkersOption,
     WorkspaceOption,
 )
-from medseg.cli.output import print_summary
-from medseg.cli.signals import StopOnSignal
+from medseg.cli.output import print_json, print_summary, sizing_json, sizing_text
+from medseg.cli.signals import StopOnSignal, process_start
 
 if TYPE_CHECKING:
+    from medseg.planning.sizing import Sizing
     from medseg.workspace import Workspace
+
+
+class Network(StrEnum):
+    auto = "auto"
+    plan = "plan"
 
 
 def train(
@@ -38,9 +45,19 @@ def train(
     budget: Annotated[
         str | None,
         typer.Option(
-            help="Length in time a fold: 45m, 2h, 1h30m, or auto: what suits the dataset, and the default on a CPU."
+            help="Time per fold for everything, preparing and held-out cases included: 45m, 2h, 1h30m, or auto: what"
+            " suits the dataset, and the default on a CPU."
         ),
     ] = None,
+    network: Annotated[
+        Network,
+        typer.Option(help="With a budget: auto is the network that fits it on this machine, plan the plan's own."),
+    ] = Network.auto,
+    estimate: Annotated[
+        bool,
+        typer.Option("--estimate", help="Only say what --budget will buy: network, steps, expected Dice, memory, end."),
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="With --estimate: one JSON document on stdout.")] = False,
     device: Annotated[
         str, typer.Option(help="auto, cpu, cuda, cuda:N or mps; several (cuda:0,cuda:1) train several folds at once.")
     ] = "auto",
@@ -69,6 +86,8 @@ def train(
 
     Example: `medseg train -w workspace --fold 0 --budget 2h`
 
+    What a budget will buy, before: `medseg train -w workspace --fold 0 --budget 30m --estimate`
+
     Several GPUs for one fold: `torchrun --nproc-per-node 2 -m medseg train --fold 0`; each process trains with a batch
     as planned.
     """
@@ -88,6 +107,13 @@ def train(
         )
     opened = Workspace.open(workspace)
     folds, devices = parse.folds(chosen, len(opened.splits)), device.split(",")
+    if as_json and not estimate:
+        raise UsageError("train --json: goes with --estimate; add it")
+    if estimate:
+        length = parse.budget(budget) if budget else "auto"
+        sizing = _estimate(opened, configuration, length, devices[0], precision, network.value, promptable)
+        print_json(sizing_json(sizing)) if as_json else typer.echo(sizing_text(sizing, len(folds)))
+        return
     if promptable and (len(devices) > 1 or started_by_torchrun()):
         raise UsageError("train --promptable: trains one fold after the other in one process, on one --device")
     if len(devices) > 1:
@@ -97,6 +123,7 @@ def train(
             "--epochs": epochs,
             "--iterations": iterations,
             "--budget": budget,
+            "--network": network.value,
             "--seed": seed,
             "--precision": precision,
             "--pretrained": pretrained,
@@ -125,6 +152,8 @@ def train(
                     epochs=epochs,
                     iterations=iterations,
                     budget_seconds=parse.budget(budget) if budget else None,
+                    network=network.value,
+                    began=process_start() if number == folds[0] else None,
                     device=device,
                     precision=precision,
                     seed=seed,
@@ -146,6 +175,8 @@ def train(
                 epochs=epochs,
                 iterations=iterations,
                 budget_seconds=parse.budget(budget) if budget else None,
+                network=network.value,
+                began=process_start() if number == folds[0] else None,
                 device=device,
                 precision=precision,
                 seed=seed,
@@ -170,6 +201,35 @@ def train(
     leave_team()
     if stopped:
         raise typer.Exit(SOME_FAILED)  # so that a script does not go on with an unfinished model
+
+
+def _estimate(
+    workspace: Workspace,
+    configuration: str | None,
+    budget_s: float | Literal["auto"],
+    device: str,
+    precision: str,
+    network: str,
+    promptable: bool,
+) -> Sizing:
+    """What a budget buys, without training."""
+    from medseg.crossvalidation import size_for_budget
+    from medseg.device import choose_device, choose_precision
+    from medseg.errors import UsageError
+
+    if promptable:
+        raise UsageError("train --estimate: tells of plain training; leave out --promptable")
+    where = choose_device(device)
+    with Display() as display:
+        return size_for_budget(
+            workspace,
+            workspace.plan.configuration(configuration),
+            budget_s,
+            where,
+            choose_precision(precision, where),
+            freedom="none" if network == "plan" else "all",
+            progress=display,
+        )
 
 
 def _side_by_side(

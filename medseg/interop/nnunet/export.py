@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from medseg import atomic
-from medseg.errors import UsageError
+from medseg.errors import ModelError, UsageError
 from medseg.interop.nnunet import weights
 from medseg.interop.nnunet.models import CHECKPOINT_FILE, DATASET_FILE, PLANS_FILE
 from medseg.interop.nnunet.plans import dataset_document, exported_values, to_nnunet
@@ -53,6 +53,12 @@ def export_model(
     if target.exists():
         raise UsageError(f"{target}: is there already; name a folder that is not")
     model = load_model(model_folder, folds)
+    if model.others:
+        alike, other = ", ".join(model.weights), ", ".join(model.others[0].weights)
+        raise ModelError(
+            f"{model_folder}: folds {alike} and {other} have different networks, and a model of nnU-Net has one;"
+            f" export them apart with --fold {alike.replace(', ', ',')}"
+        )
     with atomic.replacing_folder(target) as temporary:
         if model.previous is None:
             _write(model, temporary)

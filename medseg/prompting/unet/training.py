@@ -21,17 +21,19 @@ import torch
 
 from medseg import documents
 from medseg.augmentation.previous_stage import disturb, draw_disturbances
+from medseg.crossvalidation.budget import size_for_budget
+from medseg.crossvalidation.folds import fill_budget
 from medseg.device import autocast, choose_device, choose_precision, describe
 from medseg.errors import UsageError
 from medseg.labels import LabelSet
-from medseg.model import MODEL_FILE, WEIGHTS_FILE, ModelDocument, fold_folder
+from medseg.model import FOLD_PLAN_FILE, MODEL_FILE, WEIGHTS_FILE, ModelDocument, fold_folder
 from medseg.networks.memory import freed_memory_kept
 from medseg.planning.plan import Configuration, Plan
 from medseg.progress import Progress, silent
 from medseg.prompting.grid import GridPrompts, tight_box
 from medseg.prompting.simulation import corrections, draw_object, draw_prompts, with_clicks
 from medseg.prompting.unet.channels import prompt_channels
-from medseg.prompting.unet.promptable import SUFFIX, point_sigmas, promptable_plan
+from medseg.prompting.unet.promptable import SUFFIX, object_patch, point_sigmas, promptable_plan
 from medseg.report import training_plot
 from medseg.training.cases import open_cases, stored_cases
 from medseg.training.curve import PROGRESS_FILE
@@ -39,7 +41,7 @@ from medseg.training.loop import train_network
 from medseg.training.recipe import recipe_for_iterations
 from medseg.training.run import Run
 from medseg.training.sampling import PatchSource
-from medseg.training.starting import RUN_FILE, Length, run_under_way, within_budget
+from medseg.training.starting import RUN_FILE, Length, run_under_way
 from medseg.training.trainer import Trainer
 from medseg.workspace import Workspace, preprocess
 
@@ -159,6 +161,8 @@ def train_promptable(
     epochs: int | None = None,
     iterations: int | None = None,
     budget_seconds: float | Literal["auto"] | None = None,
+    network: Literal["auto", "plan"] = "auto",
+    began: float | None = None,
     device: str = "auto",
     precision: str = "auto",
     seed: int | None = None,
@@ -176,6 +180,7 @@ def train_promptable(
         UsageError: arguments that contradict each other or a run under way, or a second stage of a cascade.
         CasesFailedError: cases that cannot be prepared.
     """
+    began = time.monotonic() if began is None else began
     opened = workspace if isinstance(workspace, Workspace) else Workspace.open(workspace)
     chosen = opened.plan.configuration(configuration)
     if chosen.previous_stage is not None:
@@ -191,7 +196,6 @@ def train_promptable(
     run = run_under_way(folder, length, seed=seed, balance_classes=None)
     if run is not None and (folder / WEIGHTS_FILE).is_file():
         return model_folder
-    began = time.monotonic()
     preprocess(opened, chosen, cases=[*split.train, *split.validation], workers=workers, progress=progress)
     cases, held_out = open_cases(opened, chosen, split.train), stored_cases(opened, chosen, split.validation)
     if run is None:
@@ -205,12 +209,29 @@ def train_promptable(
             recipe=recipe_for_iterations(length.steps or 1, chosen.batch_size),  # a budget decides below
         )
         if length.budget_seconds is not None:
-            run = within_budget(
-                run, length.budget_seconds, began, opened.plan, chosen, cases, where, trainer=PromptableTrainer
+            extents = _extents(cases, len(opened.plan.labels.classes))
+            sizing = size_for_budget(
+                opened,
+                replace(chosen, patch_size=object_patch(extents, chosen)[0]),
+                length.budget_seconds,
+                where,
+                wanted_precision,
+                freedom="none" if network == "plan" else "width",
+                held_out=False,
+                trainer=PromptableTrainer,
+                name=run.configuration,
+                progress=progress,
             )
-        documents.save(run, folder / RUN_FILE)
+            run = fill_budget(run, sizing, time.monotonic() - began)
+            chosen = replace(chosen, network=sizing.configuration.network, decisions=sizing.configuration.decisions)
+    elif (folder / FOLD_PLAN_FILE).is_file():
+        trained = Plan.load(folder / FOLD_PLAN_FILE).configuration(run.configuration)
+        chosen = replace(chosen, network=trained.network)
     log.info("%s; %s", describe(where, run.precision), run.recipe.because)
     trainer = PromptableTrainer(opened.plan, chosen, cases, held_out, run, where)
+    if not (folder / RUN_FILE).is_file():
+        trainer.document_plan.save(folder / FOLD_PLAN_FILE)
+        documents.save(run, folder / RUN_FILE)
     documents.save(ModelDocument(1, trainer.document_plan, chosen.name + SUFFIX), model_folder / MODEL_FILE)
     with freed_memory_kept():
         finished = train_network(trainer, folder, should_stop=should_stop, progress=progress)
