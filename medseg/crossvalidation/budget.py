@@ -22,7 +22,7 @@ from medseg.device import Precision, machine_name
 from medseg.errors import DocumentError
 from medseg.fingerprinting import Fingerprint
 from medseg.planning.plan import Configuration
-from medseg.planning.sizing import DatasetSize, Freedom, Sizing, Speed, choose_sizes, duration, suggest_budget
+from medseg.planning.sizing import WIDTHS, DatasetSize, Freedom, Sizing, Speed, choose_sizes, duration, suggest_budget
 from medseg.preprocessing import prepare
 from medseg.progress import Progress, silent
 from medseg.training.speed import measure_speed
@@ -30,6 +30,9 @@ from medseg.training.trainer import Trainer
 from medseg.workspace import Workspace
 
 SPEED_FILE = "speed.json"
+# Part of a budget that measuring may take, and a time beyond which widths that were left out are measured after all.
+MEASURING_SHARE = 0.03
+PATIENCE_S = 15.0
 # A training may take so much of the memory that is free.
 MEMORY_SHARE = 0.8
 
@@ -89,11 +92,15 @@ def machine_speed(
     device: torch.device,
     precision: Precision,
     *,
+    limit_s: float = inf,
     trainer: type[Trainer] = Trainer,
     name: str | None = None,
     progress: Progress = silent,
 ) -> Speed:
     """The speed of this machine with a configuration, from the workspace or measured now (a few seconds).
+
+    Args:
+        limit_s: how long measuring may take; wide networks are then left out where they are too slow for that.
 
     Raises:
         DataError: the case that is read to measure with cannot be used.
@@ -102,15 +109,24 @@ def machine_speed(
     path = workspace.root / SPEED_FILE
     known = _known_speeds(path)
     here = (machine_name(device), precision, name or configuration.name, configuration.network.features)
-    for speed in known:
-        if (speed.machine, speed.precision, speed.configuration, speed.features) == here:
-            return speed
-    progress(0, 1, "measuring the speed of this machine")
+    found = next((s for s in known if (s.machine, s.precision, s.configuration, s.features) == here), None)
+    if found is not None and (len(found.rates) == len(WIDTHS) or limit_s < PATIENCE_S):
+        return found
+    what = "measuring the speed of this machine"
+    progress(0, 1, what)
     speed = measure_speed(
-        workspace.plan, configuration, device, precision, _seconds_of_a_case(workspace, configuration), trainer, name
+        workspace.plan,
+        configuration,
+        device,
+        precision,
+        _seconds_of_a_case(workspace, configuration) if found is None else found.case_s,
+        limit_s=limit_s,
+        known=() if found is None else found.rates,
+        trainer=trainer,
+        name=name,
     )
-    progress(1, 1, "measuring the speed of this machine")
-    documents.save(Speeds(1, (*known, speed)), path)
+    progress(1, 1, what)
+    documents.save(Speeds(1, (*(s for s in known if s is not found), speed)), path)
     return speed
 
 

@@ -59,7 +59,7 @@ class Speed:
         machine: processor or GPU, and threads.
         features: of the configuration when it was measured; another network has another speed.
         case_s: seconds to read and prepare a case.
-        rates: by width, narrow first.
+        rates: by width, narrow first; the widest may be missing where a short budget left no time to measure them.
     """
 
     machine: str
@@ -135,6 +135,8 @@ MEASURED_CASE = 2.0
 LEARNING_CURVE_CASES = 16
 # Training gets at least this part of a budget, even where preparing alone would take all of it.
 LEAST_TRAINING = 0.5
+# Seconds grow with at least this power of the features.
+UNMEASURED_POWER = 1.0
 # Batches grow beyond the smallest once so many steps fit.
 STEPS_WANTED = 2_000
 # The plan's own network is kept unless another one is better by this.
@@ -185,7 +187,7 @@ class _Candidate:
 
 def _candidates(configuration: Configuration, speed: Speed, dataset: DatasetSize, freedom: Freedom) -> list[_Candidate]:
     """The configuration as it is, then all smaller ones that may be chosen."""
-    whole = max(speed.rates, key=lambda rate: rate.width)
+    whole = _whole_rate(speed)
     found = [_Candidate(configuration, whole, 1.0, _share(configuration.patch_size, configuration.median_shape))]
     if freedom == "none":
         return found
@@ -204,6 +206,13 @@ def _candidates(configuration: Configuration, speed: Speed, dataset: DatasetSize
                 if resized.patch_size != resized.network.divisor:  # a single voxel cannot be normalised
                     found.append(_Candidate(resized, rate, factor, _share(patch, view.median_shape)))
     return found
+
+
+def _whole_rate(speed: Speed) -> Rate:
+    """Of the plan's own network; where that was not measured, at least so slow."""
+    widest = speed.rates[-1]
+    slower = (1 / widest.width) ** UNMEASURED_POWER
+    return Rate(1.0, widest.step_s, slower * widest.training_s, slower * widest.prediction_s)
 
 
 def small_configuration(configuration: Configuration, most_voxels: int, width: float) -> Configuration:

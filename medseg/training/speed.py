@@ -7,8 +7,9 @@ batch, and the layers at full resolution take most of them, so two sizes tell ab
 from __future__ import annotations
 
 import logging
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import prod
 
 import numpy as np
@@ -29,6 +30,9 @@ PROBE_VOXELS = {2: (64**2, 192**2), 3: (16**3, 32**3)}
 # After a step that warms up, steps are timed until so much time has passed, at least one and at most so many.
 _SECONDS, _MOST_STEPS = 0.3, 4
 
+# Twice the features take at most about so many times as long.
+WIDER_TAKES = 3.0
+
 log = logging.getLogger(__name__)
 
 
@@ -38,20 +42,28 @@ def measure_speed(
     device: torch.device,
     precision: Precision,
     case_s: float,
+    limit_s: float = math.inf,
+    known: Sequence[Rate] = (),
     trainer: type[Trainer] = Trainer,
     name: str | None = None,
 ) -> Speed:
-    """Time training steps and windows of networks of each width.
+    """Time training steps and windows of networks of each width, narrow first.
 
     Args:
+        limit_s: no width is begun that would end after so many seconds; the first always is.
+        known: rates that need no measuring.
         case_s: seconds to read and prepare a case, as measured.
         trainer: whose steps are timed.
         name: what to call the configuration, where its networks are not those of the plan.
     """
-    rates = []
+    rates, began = list(known), time.monotonic()
     with freed_memory_kept():
-        for width in WIDTHS:
+        for width in WIDTHS[len(rates) :]:
+            start = time.monotonic()
             rates.append(_rate(plan, configuration, device, precision, width, trainer))
+            now = time.monotonic()
+            if now - began + WIDER_TAKES * (now - start) > limit_s:
+                break
     speed = Speed(
         machine_name(device),
         precision,
@@ -60,7 +72,7 @@ def measure_speed(
         case_s,
         tuple(rates),
     )
-    for rate in rates:
+    for rate in rates[len(known) :]:
         log.info(
             "speed of %s at %.0f %% of its features: a step %.3f s and %.2f s per million voxels, prediction %.2f s",
             speed.configuration,

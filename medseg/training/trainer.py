@@ -106,7 +106,7 @@ class Trainer:
         self.validation_unannotated = unannotated_classes(plan.labels, held_out, Mirroring(()))
         self.loss = DeepSupervision(DiceCrossEntropy(plan.labels, configuration.batch_dice, team.total))
         self.validation_loss = DeepSupervision(DiceCrossEntropy(plan.labels, configuration.batch_dice))
-        self.optimizer = build_optimizer(self.network, run.recipe, half=run.precision == "bf16")
+        self.optimizer = build_optimizer(self.network, run.recipe)
         self.average = [p.detach().clone() for p in self.network.parameters()] if run.recipe.average_power else []
         self.drawing_seconds = 0.0
         # What a GPU holds is cut there in no time; what lies here or on disk is read while the step before computes.
