@@ -50,29 +50,36 @@ def main() -> None:
     print(json.dumps(result))
 
 
-def prepared_trainer(folder: Path, configuration: str, batch: int | None, device):
-    """nnU-Net's trainer of fold 0, ready, with its own plan; only the batch size may be another."""
+def prepared_plans(folder: Path, configuration: str, processes: int = 1) -> tuple[dict, dict]:
+    """nnU-Net's own plans and the dataset.json, its cases prepared; what an earlier call has made is kept."""
     from nnunetv2.experiment_planning.plan_and_preprocess_api import (
         extract_fingerprints,
         plan_experiments,
         preprocess,
     )
-    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
     (raw,) = (folder / "raw").iterdir()
     home = folder / "preprocessed" / raw.name
     if not (home / "done").is_file():
-        extract_fingerprints([1], num_processes=1)
+        extract_fingerprints([1], num_processes=processes)
         plan_experiments([1])
-        preprocess([1], configurations=(configuration,), num_processes=(1,))
+        preprocess([1], configurations=(configuration,), num_processes=(processes,))
         if (raw / "splits.json").is_file():
             shutil.copy(raw / "splits.json", home / "splits_final.json")
         (home / "done").touch()
     plans = json.loads((home / "nnUNetPlans.json").read_text())
     plans["continue_training"] = False  # what nnU-Net's own entry puts there
+    return plans, json.loads((home / "dataset.json").read_text())
+
+
+def prepared_trainer(folder: Path, configuration: str, batch: int | None, device):
+    """nnU-Net's trainer of fold 0, ready, with its own plan; only the batch size may be another."""
+    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+    plans, document = prepared_plans(folder, configuration)
     if batch is not None:
         plans["configurations"][configuration]["batch_size"] = batch
-    trainer = nnUNetTrainer(plans, configuration, 0, json.loads((home / "dataset.json").read_text()), device)
+    trainer = nnUNetTrainer(plans, configuration, 0, document, device)
     trainer.initialize()
     trainer.on_train_start()
     trainer.on_train_epoch_start()

@@ -25,11 +25,13 @@ from pathlib import Path
 
 import torch
 
-from medseg import crossvalidation, io
+from benchmarks.nnunet_raw import write_raw
+from medseg import crossvalidation
 from medseg.dataset import Dataset
 from medseg.device import choose_device, choose_precision
 from medseg.evaluation import foreground_mean, summarize
 from medseg.networks.memory import freed_memory_kept
+from medseg.splits import load_splits
 from medseg.training.cases import open_cases
 from medseg.training.recipe import LONG_RUN_ITERATIONS, recipe_for_iterations
 from medseg.training.run import Run
@@ -120,7 +122,8 @@ def timed(trainer: Trainer, program: str, warmup: int, steps: int) -> Row:
 
 def peer_row(dataset: Dataset, folder: Path, options: argparse.Namespace) -> Row:
     """nnU-Net v2 in its own environment."""
-    write_raw(dataset, folder / "raw" / "Dataset001_Benchmark", options.splits)
+    splits = () if options.splits is None else load_splits(options.splits)
+    write_raw(dataset, folder / "raw" / "Dataset001_Benchmark", splits)
     arguments = ["--configuration", CONFIGURATION, "--steps", options.steps, "--warmup", options.warmup]
     for name in ("batch", "minutes", "threads"):
         if getattr(options, name) is not None:
@@ -129,28 +132,6 @@ def peer_row(dataset: Dataset, folder: Path, options: argparse.Namespace) -> Row
     done = subprocess.run(list(map(str, command)), stdout=subprocess.PIPE, text=True, check=True)
     found = json.loads(done.stdout.splitlines()[-1])
     return Row("nnU-Net v2", tuple(found.pop("patch")), found.pop("batch"), **found)
-
-
-def write_raw(dataset: Dataset, folder: Path, splits: Path | None) -> None:
-    """The dataset in nnU-Net v2's form, as links to its files; one file a channel is expected."""
-    if folder.is_dir():
-        return
-    ending = io.ending_of(dataset.cases[0].images[0])
-    for case in dataset.cases:
-        assert case.label is not None
-        files = {f"imagesTr/{case.name}_{i:04d}{ending}": image for i, image in enumerate(case.images)}
-        for name, file in {**files, f"labelsTr/{case.name}{ending}": case.label}.items():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / name).symlink_to(file.resolve())
-    document = {
-        "channel_names": {str(i): name for i, name in enumerate(dataset.channels)},
-        "labels": {"background": 0, **{name: values[0] for name, values in dataset.labels.classes.items()}},
-        "numTraining": len(dataset.cases),
-        "file_ending": ending,
-    }
-    (folder / "dataset.json").write_text(json.dumps(document))
-    if splits is not None:
-        (folder / "splits.json").write_text(splits.read_text())
 
 
 def table(rows: list[Row]) -> str:

@@ -29,6 +29,7 @@ FOLDERS = {
     "nrrd_mr_breast": "nrrd_mr",
     "spinal_cord_grey_matter": "spinal_cord_mr",
     "spinal_cord_levels": "spinal_cord_mr",
+    "spinal_cord_two_volunteers": ".",
     "totalseg_ct_small": "totalseg_examples",
     "totalseg_ct_whole": "totalseg_examples",
 }
