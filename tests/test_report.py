@@ -411,3 +411,16 @@ def test_training_plot(tmp_path: Path, epochs: int) -> None:
     assert picture.shape[0] > 500
     assert (picture < 128).sum() > 500
     assert sorted(path.name for path in tmp_path.iterdir()) == ["progress.csv", "progress.png"]
+
+
+def test_labels_never_found_and_notes_are_at_the_top(study: Path) -> None:
+    save(ball((6, 15, 15), 8) + ball((6, 26, 26), 3, 2), study / "references" / "shifted.nii.gz")
+    found = report(study, notes=["Learned in part: <half>.", "Train longer."])
+    notice = re.search(
+        r"Never found, with Dice 0 in every evaluated case that has it:\s*tumour \(in 1 case\)\.", found.text
+    )
+    assert notice
+    assert notice.end() < found.text.index("Learned in part: <half>.") < found.text.index("Results by label")
+    assert "Train longer." in found.text
+    save(ball((6, 15, 15), 8), study / "references" / "shifted.nii.gz")
+    assert "Never found" not in report(study).text  # the liver is missed in one case only

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -27,9 +28,16 @@ def print_json(value: Any) -> None:
     sys.stdout.write(json.dumps(value, indent=1, allow_nan=False, default=str) + "\n")
 
 
-def print_summary(evaluation: Any) -> None:
-    """The main metrics of an evaluation."""
+def print_summary(evaluation: Any, notes: Sequence[str] | None = None) -> None:
+    """The main metrics of an evaluation, then lines about it; by default one that names labels never found."""
+    from medseg.evaluation import labels_found, never_found_text
+
     typer.echo(summary_text(evaluation))
+    if notes is None:
+        missing = never_found_text(labels_found(evaluation))
+        notes = [f"never found: {missing}"] if missing else []
+    for note in notes:
+        typer.echo(note)
 
 
 def summary_text(evaluation: Any) -> str:

@@ -18,7 +18,15 @@ import numpy as np
 
 from medseg import atomic, io
 from medseg.errors import DataError
-from medseg.evaluation import Evaluation, Pair, findings, foreground_mean, summarize
+from medseg.evaluation import (
+    Evaluation,
+    Pair,
+    findings,
+    foreground_mean,
+    labels_found,
+    never_found_text,
+    summarize,
+)
 from medseg.io.formats import is_picture
 from medseg.report import overlays, plots
 from medseg.report.plots import limits_of_agreement
@@ -68,6 +76,7 @@ def evaluation_report(
     title: str = "Segmentation report",
     facts: Mapping[str, str] | None = None,
     links: Sequence[str] = (),
+    notes: Sequence[str] = (),
 ) -> Path:
     """Write ``report.html`` into a folder.
 
@@ -78,6 +87,8 @@ def evaluation_report(
         title: the heading.
         facts: what the reader should know of model and data, name to value, shown in this order.
         links: files in the folder to point to, relative to it.
+        notes: sentences about the model to show at the top, such as those of
+            :func:`medseg.training.outcome.outcome_lines`.
 
     Returns:
         The path of the page.
@@ -102,6 +113,8 @@ def evaluation_report(
         facts={**(facts or {}), **_standing_facts(evaluation, unscaled)},
         unscaled=unscaled,
         headline=_headline(summary),
+        notes=notes,
+        never_found=never_found_text(labels_found(evaluation)),
         absent=[
             row["label"] for row in summary.to_dict("records") if row["metric"] == "dice" and math.isnan(row["mean"])
         ],

@@ -16,21 +16,8 @@ import torch
 from medseg import documents
 from medseg.errors import DocumentError, ModelError
 from medseg.model import load_tensors, load_weights, save_tensors
+from medseg.training.history import HistoryRow
 from medseg.training.pace import Check
-
-
-@dataclass(frozen=True)
-class HistoryRow:
-    """One line of ``progress.csv``: the state of a run after some iterations."""
-
-    epoch: int
-    iteration: int
-    seconds: float
-    learning_rate: float
-    train_loss: float
-    validation_loss: float
-    mean_dice: float
-    class_dice: tuple[float, ...]
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ import torch
 from medseg import atomic
 from medseg.errors import TrainingDivergedError
 from medseg.labels import LabelSet
-from medseg.training.checkpoint import HistoryRow, RunState
+from medseg.training.checkpoint import RunState
+from medseg.training.history import HistoryRow
 from medseg.training.pace import Schedule
 from medseg.training.recipe import Recipe
 from medseg.training.trainer import Trainer

@@ -5,7 +5,6 @@ Each sample is one class on one slice and a loose box around it.
 
 from __future__ import annotations
 
-import csv
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -27,8 +26,9 @@ from medseg.prompting.sam.trainer import Learn, SamRun, SamTrainer
 from medseg.prompting.sam.weights import load_sam
 from medseg.report import training_plot
 from medseg.splits import Split
-from medseg.training.checkpoint import HistoryRow, RunState, load_checkpoint, save_checkpoint
+from medseg.training.checkpoint import RunState, load_checkpoint, save_checkpoint
 from medseg.training.curve import PROGRESS_FILE, write_curve
+from medseg.training.history import HistoryRow, read_history
 
 RUN_FILE, CHECKPOINT_FILE, SLICES = "run.json", "checkpoint.safetensors", "slices"
 LEARNING_RATE = 1e-4
@@ -77,7 +77,7 @@ def finetune_sam(
     documents.save(run, target / RUN_FILE)
     trainer = SamTrainer(network.to(choose_device(device)), run, dataset.labels)
     if (target / SAFETENSORS_FILE).is_file():
-        return load_history(target)
+        return read_history(target / PROGRESS_FILE)
     by_name = {case.name: case for case in dataset.cases}
     train, held_out = (
         cut([by_name[name] for name in names], dataset.labels, dataset.channels, target / SLICES, progress)
@@ -95,16 +95,6 @@ def finetune_sam(
     (target / CHECKPOINT_FILE).unlink(missing_ok=True)
     shutil.rmtree(target / SLICES, ignore_errors=True)
     return state.history
-
-
-def load_history(folder: Path) -> tuple[HistoryRow, ...]:
-    """The course of a finished fine-tuning."""
-    with (folder / PROGRESS_FILE).open(encoding="utf-8", newline="") as file:
-        rows = [[float(value) for value in row] for row in list(csv.reader(file))[1:]]
-    return tuple(
-        HistoryRow(int(epoch), int(iteration), seconds, rate, train, validation, mean, tuple(dice))
-        for epoch, iteration, seconds, rate, train, validation, mean, *dice in rows
-    )
 
 
 def _trained(
