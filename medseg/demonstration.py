@@ -6,14 +6,16 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from medseg.crossvalidation import train
+from medseg.crossvalidation import FoldResult, train
 from medseg.dataset import Dataset
+from medseg.device import choose_device, machine_name
 from medseg.evaluation import Evaluation, evaluate_folders, write_tables
 from medseg.evaluation.tables import FILES
 from medseg.phantoms import PhantomKind, write_dataset
 from medseg.prediction import predict_files
 from medseg.progress import Progress, silent
 from medseg.report import evaluation_report
+from medseg.training.outcome import TrainingOutcome, outcome_lines, train_command
 from medseg.workspace import plan_workspace
 
 
@@ -38,10 +40,11 @@ QUICK = Demo(
 
 @dataclass(frozen=True, eq=False)
 class DemoResult:
-    """What the demo leaves: the comparison on unseen cases, and where the report lies."""
+    """What the demo leaves: the comparison on unseen cases, where the report lies, and what the training came to."""
 
     evaluation: Evaluation
     report: Path
+    outcome: TrainingOutcome
 
 
 def run_demo(
@@ -59,7 +62,8 @@ def run_demo(
         root / "dataset", training=demo.training, test=demo.test, seed=seed, kind=demo.kind, progress=progress
     )
     workspace = plan_workspace(Dataset.open(data), root / "workspace", progress=progress)
-    train(workspace, fold=0, budget_seconds=demo.budget_seconds, restart=True, progress=progress)
+    trained = train(workspace, fold=0, budget_seconds=demo.budget_seconds, restart=True, progress=progress)
+    assert trained is not None  # nothing asks it to stop
     model = workspace.model_folder(workspace.plan.configuration().name)
     predict_files([data / "imagesTs"], root / "predictions", models=[model], progress=progress)
     evaluation = evaluate_folders(
@@ -72,7 +76,13 @@ def run_demo(
         root / "report",
         images=images,
         title="Phantoms: unseen cases",
-        facts={"Model": f"{model.name}, fold 0", "Training": f"{demo.budget_seconds:.0f} s on this machine"},
+        facts={"Model": f"{model.name}, fold 0", "Training": _training_fact(trained)},
+        notes=outcome_lines(trained.outcome, train_command(trained.run, str(workspace.root))),
         links=FILES,
     )
-    return DemoResult(evaluation, report)
+    return DemoResult(evaluation, report, trained.outcome)
+
+
+def _training_fact(trained: FoldResult) -> str:
+    outcome = trained.outcome
+    return f"{outcome.steps} steps in {outcome.seconds:.0f} s on {machine_name(choose_device())}"

@@ -30,7 +30,9 @@ from medseg.report import training_plot
 from medseg.splits import Split
 from medseg.training.cases import open_cases, stored_cases
 from medseg.training.curve import PROGRESS_FILE
+from medseg.training.history import read_history
 from medseg.training.loop import CHECKPOINT_FILE, train_network
+from medseg.training.outcome import OUTCOME_FILE, TrainingOutcome, judge_training
 from medseg.training.pretrained import load_pretrained
 from medseg.training.recipe import recipe_for_iterations
 from medseg.training.run import Run
@@ -48,10 +50,24 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class FoldResult:
-    """A trained and validated fold: its folder, and its held-out cases compared with their references."""
+    """A trained and validated fold.
+
+    Attributes:
+        evaluation: its held-out cases compared with their references, or a sample of them where a budget ended.
+        outcome: what the training came to.
+        held_out: how many held-out cases there are.
+    """
 
     folder: Path
+    run: Run
     evaluation: Evaluation
+    outcome: TrainingOutcome
+    held_out: int
+
+    @property
+    def unmeasured(self) -> int:
+        """Held-out cases for which there was no time."""
+        return self.held_out - len(self.evaluation.cases)
 
 
 def train(
@@ -187,7 +203,15 @@ def train(
         should_stop=should_stop,
         progress=progress,
     )
-    return None if evaluation is None else FoldResult(folder, evaluation)
+    if evaluation is None:
+        return None
+    run = run or documents.load(Run, folder / RUN_FILE)
+    held_out_cases = len(split.validation)
+    history = read_history(folder / PROGRESS_FILE)
+    outcome = judge_training(run, opened.plan.labels.names, history, evaluation, held_out=held_out_cases)
+    if team.leads:
+        documents.save(outcome, folder / OUTCOME_FILE)
+    return FoldResult(folder, run, evaluation, outcome, held_out_cases)
 
 
 def fill_budget(run: Run, sizing: Sizing, spent_s: float, processes: int = 1) -> Run:

@@ -30,10 +30,13 @@ def demo(
     Example: `medseg demo --quick`
     """
     from medseg.demonstration import run_demo
+    from medseg.training.outcome import outcome_lines
 
     with Display() as display:
         result = run_demo(workspace, quick=quick, progress=display)
     print_summary(result.evaluation)
+    trained = workspace / "workspace"
+    typer.echo("\n".join(outcome_lines(result.outcome, f"medseg train -w {trained} --fold 0")))
     typer.echo(f"report: {result.report}")
 
 

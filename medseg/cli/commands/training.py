@@ -93,6 +93,7 @@ def train(
     """
     from medseg import crossvalidation
     from medseg.errors import UsageError
+    from medseg.training.outcome import outcome_lines, train_command
     from medseg.training.team import join_team, leave_team, started_by_torchrun
     from medseg.workspace import Workspace
 
@@ -143,7 +144,7 @@ def train(
     with Display(quiet=not team.leads) as display, stop:
         for number in folds:
             if promptable:
-                from medseg.prompting.unet.training import train_promptable
+                from medseg.prompting.unet.training import promptable_outcome, train_promptable
 
                 made = train_promptable(
                     opened,
@@ -166,9 +167,14 @@ def train(
                     typer.echo(f"stopped; resume with: medseg train -w {workspace} --fold {chosen} --promptable")
                     stopped = True
                     break
-                typer.echo(f"fold {number}: {made}; use it with: medseg prompt IMAGE -o MASK --checkpoint {made}")
+                outcome = promptable_outcome(made, number)
+                typer.echo(
+                    "\n".join(outcome_lines(outcome, f"medseg train -w {workspace} --fold {number} --promptable"))
+                )
+                use = f"; use it with: medseg prompt IMAGE -o MASK --checkpoint {made}" if outcome.has_learned else ""
+                typer.echo(f"fold {number}: {made}{use}")
                 continue
-            outcome = crossvalidation.train(
+            result = crossvalidation.train(
                 opened,
                 configuration,
                 number,
@@ -190,14 +196,21 @@ def train(
                 should_stop=stop,
                 progress=display,
             )
-            if team.leads and outcome is None:
-                typer.echo(f"stopped; resume with: medseg train -w {workspace} --fold {chosen}")
-            elif team.leads and outcome is not None:
-                typer.echo(f"fold {number}: {outcome.folder}")
-                print_summary(outcome.evaluation)
-            if outcome is None:
+            if result is None:
+                if team.leads:
+                    typer.echo(f"stopped; resume with: medseg train -w {workspace} --fold {chosen}")
                 stopped = True
                 break
+            if team.leads:
+                typer.echo(f"fold {number}: {result.folder}")
+                print_summary(result.evaluation)
+                command = train_command(result.run, str(workspace), opened.plan.configuration().name)
+                typer.echo("\n".join(outcome_lines(result.outcome, command)))
+                if result.unmeasured:
+                    typer.echo(
+                        f"The budget had time for {len(result.evaluation.cases)} of {result.held_out} held-out cases;"
+                        f" the others are predicted and measured by: {command}"
+                    )
     leave_team()
     if stopped:
         raise typer.Exit(SOME_FAILED)  # so that a script does not go on with an unfinished model

@@ -33,11 +33,13 @@ from medseg.progress import Progress, silent
 from medseg.prompting.grid import GridPrompts, tight_box
 from medseg.prompting.simulation import corrections, draw_object, draw_prompts, with_clicks
 from medseg.prompting.unet.channels import prompt_channels
-from medseg.prompting.unet.promptable import SUFFIX, object_patch, point_sigmas, promptable_plan
+from medseg.prompting.unet.promptable import OBJECT, SUFFIX, object_patch, point_sigmas, promptable_plan
 from medseg.report import training_plot
 from medseg.training.cases import open_cases, stored_cases
 from medseg.training.curve import PROGRESS_FILE
+from medseg.training.history import read_history
 from medseg.training.loop import train_network
+from medseg.training.outcome import TrainingOutcome, judge_training
 from medseg.training.recipe import recipe_for_iterations
 from medseg.training.run import Run
 from medseg.training.sampling import PatchSource
@@ -238,3 +240,14 @@ def train_promptable(
     if (folder / PROGRESS_FILE).is_file():
         training_plot(folder / PROGRESS_FILE, folder / "progress.png")
     return model_folder if finished else None
+
+
+def promptable_outcome(model_folder: Path, fold: int) -> TrainingOutcome:
+    """What a training came to, as far as the patches of its learning curve tell.
+
+    Raises:
+        DocumentError: the run or its curve cannot be read.
+    """
+    folder = fold_folder(model_folder, fold)
+    run = documents.load(Run, folder / RUN_FILE)
+    return judge_training(run, (OBJECT,), read_history(folder / PROGRESS_FILE))
