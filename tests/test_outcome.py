@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medseg import documents
@@ -125,6 +125,7 @@ def test_many_labels_never_found_are_counted():
         max_size=5,
     )
 )
+@settings(max_examples=15, deadline=None)
 def test_dice_of_labels_is_that_of_the_summary(cases):
     found = evaluation({f"c{n}": dict(zip(LABELS, counts, strict=True)) for n, counts in enumerate(cases)})
     outcome = judge(400, 100, found)
@@ -328,6 +329,7 @@ def test_a_flat_curve_promises_nothing():
     st.sampled_from([None, 90.0, 3600.0]),
     st.lists(st.tuples(*[st.tuples(*[st.integers(0, 9)] * 3)] * 2), max_size=4),
 )
+@settings(max_examples=40, deadline=None)
 def test_every_outcome_is_one_to_four_lines_and_a_document(steps, seconds, budget, cases):
     found = evaluation({f"c{n}": dict(zip(LABELS, counts, strict=True)) for n, counts in enumerate(cases)})
     outcome = judge(steps, seconds, found, budget)
