@@ -325,14 +325,17 @@ def _memory(sizing: Sizing) -> int:
     return sizing.memory_bytes
 
 
-# The rule of expected Dice: 1 - Dice / grid = error * (1 + WIDTH_TERM * (1 / width - 1) ** ... ), see expected_dice.
-TYPICAL_ERROR = 0.12
-WIDTH_LOSS, WIDTH_POWER = 0.05, 1.0
-STEPS_SCALE, STEPS_POWER = 120.0, 1.1
+# The rule of expected Dice, fitted on runs with hippocampus, OpenKBP and retina (docs/lab-notes.md):
+# 1 - Dice / grid = ERROR * (1 + WIDTH_LOSS * (1 / width - 1) + (half / steps) ** STEPS_POWER), where half is the number
+# of steps after which the error is twice its least: STEPS * width ** -WIDTH_POWER * share ** -SHARE_POWER.
+ERROR, ERROR_RANGE = 0.12, (0.04, 0.30)
+WIDTH_LOSS = 0.03
+STEPS, STEPS_POWER = 20.0, 1.1
+WIDTH_POWER, SHARE_POWER, BATCH_POWER = 0.9, 0.27, 0.5
 
 
 def expected_dice(width: float, grid_dice: float, share: float, steps: int, batch: int) -> Expected:
-    """Dice to expect after so many steps, from runs of several datasets.
+    """Dice to expect after so many steps; how hard a dataset is, is not known before, so the range is wide.
 
     Args:
         width: features as a part of the plan's.
@@ -340,11 +343,12 @@ def expected_dice(width: float, grid_dice: float, share: float, steps: int, batc
         share: of the median scan that a patch shows.
         steps, batch: optimiser steps, and samples in each.
     """
-    seen = steps * (batch / SMALLEST_BATCH) ** 0.5 * share**0.35
-    excess = WIDTH_LOSS * (1 / width - 1) ** WIDTH_POWER + (STEPS_SCALE / max(seen, 1e-9)) ** STEPS_POWER
-    error = min(1.0, TYPICAL_ERROR * (1 + excess))
-    middle = grid_dice * (1 - error)
-    return Expected(max(0.0, middle - 0.1), middle, min(1.0, middle + 0.05))
+    half = STEPS * width**-WIDTH_POWER * share**-SHARE_POWER * (SMALLEST_BATCH / batch) ** BATCH_POWER
+    growth = 1 + WIDTH_LOSS * (1 / width - 1) + (half / steps) ** STEPS_POWER
+    low, middle, high = (
+        grid_dice * (1 - min(1.0, error * growth)) for error in (ERROR_RANGE[1], ERROR, ERROR_RANGE[0])
+    )
+    return Expected(low, middle, high)
 
 
 # A dataset's own budget: the least after which twice the time is expected to bring less than this.

@@ -108,8 +108,10 @@ def _rate(
                 float(trainer.network(window).sum())
 
         prediction_s = _seconds_of(predict) / prod(trained.patch_size) * 1e6
-    per_voxel = max((seconds[1] - seconds[0]) / (voxels[1] - voxels[0]), 0.5 * seconds[1] / voxels[1])
-    return Rate(width, max(seconds[1] - per_voxel * voxels[1], 0.0), per_voxel * 1e6, prediction_s)
+    mean = seconds[1] / voxels[1]
+    slope = (seconds[1] - seconds[0]) / (voxels[1] - voxels[0]) if voxels[1] > voxels[0] else mean
+    per_voxel = min(max(slope, 0.5 * mean), mean)  # noise must not make small steps free or dear
+    return Rate(width, seconds[1] - per_voxel * voxels[1], per_voxel * 1e6, prediction_s)
 
 
 def _made_up_case(plan: Plan, configuration: Configuration) -> InMemoryCase:

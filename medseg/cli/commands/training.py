@@ -203,9 +203,8 @@ def train(
                 break
             if team.leads:
                 typer.echo(f"fold {number}: {result.folder}")
-                print_summary(result.evaluation)
                 command = train_command(result.run, str(workspace), opened.plan.configuration().name)
-                typer.echo("\n".join(outcome_lines(result.outcome, command)))
+                print_summary(result.evaluation, outcome_lines(result.outcome, command))
                 if result.unmeasured:
                     typer.echo(
                         f"The budget had time for {len(result.evaluation.cases)} of {result.held_out} held-out cases;"
