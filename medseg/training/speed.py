@@ -96,7 +96,9 @@ def _rate(
                 float(trainer.network(window).sum())
 
         prediction_s = _seconds_of(predict) / prod(trained.patch_size) * 1e6
-    per_voxel = max((seconds[1] - seconds[0]) / (voxels[1] - voxels[0]), 0.5 * seconds[1] / voxels[1])
+    grown = voxels[1] - voxels[0]  # none where the plan's patch is as small as the smaller one
+    slope = (seconds[1] - seconds[0]) / grown if grown else 0.0
+    per_voxel = max(slope, 0.5 * seconds[1] / voxels[1])
     return Rate(width, max(seconds[1] - per_voxel * voxels[1], 0.0), per_voxel * 1e6, prediction_s)
 
 
