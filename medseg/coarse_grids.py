@@ -12,7 +12,7 @@ import numpy as np
 
 # How many times coarser than the finest axis the grids are that are looked at.
 FACTORS = (1.5, 2.0, 3.0, 4.0)
-# A class that reaches further than this along an axis is judged by its middle: enough boundary to tell.
+# A class that reaches further than this along an axis is judged by what is around its middle voxel: enough to tell.
 MOST_VOXELS_AN_AXIS = 160
 _MARGIN = 8
 
@@ -44,20 +44,41 @@ def coarse_dice(
         if not present or not axes:
             found.append(None)
             continue
-        mask = np.isin(labels[_surroundings(present, labels.shape)], indices)
+        mask = _middle(np.isin(labels[_surroundings(present, labels.shape)], indices))
         found.append(tuple(_round_trip_dice(mask, axes, steps, factor) for factor in FACTORS))
     return tuple(found)
 
 
 def _surroundings(boxes: Sequence[tuple[slice, ...]], shape: Sequence[int]) -> tuple[slice, ...]:
-    """The box around boxes with a margin, no longer than ``MOST_VOXELS_AN_AXIS``."""
-    around = []
-    for axis, size in enumerate(shape):
-        start = max(0, min(box[axis].start for box in boxes) - _MARGIN)
-        stop = min(size, max(box[axis].stop for box in boxes) + _MARGIN)
-        surplus = max(0, stop - start - MOST_VOXELS_AN_AXIS)
-        around.append(slice(start + surplus // 2, stop - (surplus + 1) // 2))
-    return tuple(around)
+    """The box around boxes with a margin."""
+    return tuple(
+        slice(
+            max(0, min(box[axis].start for box in boxes) - _MARGIN),
+            min(size, max(box[axis].stop for box in boxes) + _MARGIN),
+        )
+        for axis, size in enumerate(shape)
+    )
+
+
+def _middle(mask: np.ndarray) -> np.ndarray:
+    """At most ``MOST_VOXELS_AN_AXIS`` of a mask along each axis, around the middle one of its voxels in stored order:
+    the middle of its box may be empty."""
+    part = mask
+    for axis, size in enumerate(mask.shape):
+        if size > MOST_VOXELS_AN_AXIS:
+            start = _middle_voxel(mask)[axis] - MOST_VOXELS_AN_AXIS // 2
+            start = min(max(start, 0), size - MOST_VOXELS_AN_AXIS)
+            part = part[(slice(None),) * axis + (slice(start, start + MOST_VOXELS_AN_AXIS),)]
+    return part
+
+
+def _middle_voxel(mask: np.ndarray) -> tuple[int, ...]:
+    at: tuple[int, ...] = ()
+    while mask.ndim:
+        reached = np.cumsum(np.count_nonzero(mask.reshape(len(mask), -1), axis=1))
+        at += (int(np.searchsorted(reached, reached[-1] / 2)),)
+        mask = mask[at[-1]]
+    return at
 
 
 def _round_trip_dice(mask: np.ndarray, axes: Sequence[int], spacing_mm: Sequence[float], factor: float) -> float:

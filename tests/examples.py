@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from hypothesis import strategies as st
@@ -14,6 +17,9 @@ from medseg.fingerprinting import IntensityStatistics
 from medseg.labels import LabelSet
 from medseg.planning.plan import Configuration, Normalization, Plan
 from medseg.volume import Geometry
+
+if TYPE_CHECKING:
+    from medseg.workspace import Workspace
 
 LABELS = LabelSet({"left": (1,), "right": (2,)})
 ORIENTATIONS = [
@@ -110,3 +116,22 @@ def geometries(draw: st.DrawFn) -> Geometry:
     affine[:3, 3] = origin
     grid = Geometry(shape, affine)
     return grid.changed(grid.change_to(draw(st.sampled_from(ORIENTATIONS))))
+
+
+def tiny_workspace(root: Path) -> Workspace:
+    """Four phantoms of a few thousand voxels in two folds, planned for a network of two stages on patches of 8^3."""
+    from medseg.dataset import Dataset
+    from medseg.phantoms import PhantomKind, write_dataset
+    from medseg.splits import Split, save_splits
+    from medseg.workspace import Workspace, plan_workspace
+
+    tiny = PhantomKind(finest_mm=(9.0, 7.0, 7.0), coarsest_mm=(11.0, 8.0, 8.0))
+    dataset = Dataset.open(write_dataset(root / "dataset", training=4, test=1, kind=tiny))
+    names = [case.name for case in dataset.cases]
+    save_splits((Split(tuple(names[:2]), tuple(names[2:])), Split(tuple(names[2:]), tuple(names[:2]))), root / "s.json")
+    made = plan_workspace(dataset, root / "workspace", splits_file=root / "s.json")
+    own, small = made.plan.configuration("3d_fullres"), small_configuration()
+    network = replace(small.network, features=(8, 16))
+    chosen = replace(own, batch_size=2, patch_size=small.patch_size, network=network, decisions=())
+    replace(made.plan, configurations=(chosen,)).save(made.plan_path)
+    return Workspace.open(made.root)

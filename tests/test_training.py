@@ -7,6 +7,7 @@ import itertools
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from medseg.augmentation import AugmentationPolicy
 from medseg.device import deterministic_algorithms
 from medseg.errors import ModelError, StorageError, TrainingDivergedError
 from medseg.labels import LabelSet
-from medseg.model import load_tensors, load_weights
+from medseg.model import load_tensors, load_weights, save_tensors
 from medseg.preprocessing import locate_foreground
 from medseg.training import loop, recipe
 from medseg.training.sampling import InMemoryCase, draw_batch, validation_patches
@@ -145,6 +146,71 @@ def test_a_stopped_run_ends_with_the_same_bits(tmp_path, stops):
         assert stopped
     assert loop.train_network(make_trainer(), tmp_path / "parts")
     assert_same_bits(final_weights(tmp_path / "whole"), final_weights(tmp_path / "parts"))
+
+
+def test_what_is_written_is_the_average(tmp_path):
+    """Computed anew beside the run, from the weights after each step."""
+    trainer = make_trainer(iterations=4)
+    power, seen = trainer.run.recipe.average_power, []
+    assert power > 0
+    step = trainer.step
+
+    def watched(iteration, schedule=None):
+        loss = step(iteration, schedule)
+        seen.append({name: value.detach().clone() for name, value in trainer.network.named_parameters()})
+        return loss
+
+    trainer.step = watched
+    loop.train_network(trainer, tmp_path)
+    written, mean = final_weights(tmp_path), dict(seen[0])
+    for number, weights in enumerate(seen[1:], 2):
+        part = 1 - (1 - 1 / number) ** (1 + power)
+        mean = {name: value + part * (weights[name] - value) for name, value in mean.items()}
+    for name, value in mean.items():
+        torch.testing.assert_close(written[name], value, atol=1e-6, rtol=1e-5)
+    assert any(not torch.equal(written[name], value) for name, value in seen[-1].items())
+    for name, value in trainer.network.named_parameters():  # training could go on where it was
+        assert torch.equal(value, seen[-1][name])
+
+
+def test_weights_are_averaged_only_while_they_are_looked_at():
+    trainer = make_trainer(iterations=4)
+    for iteration in range(3):
+        trainer.step(iteration)
+    own = {name: value.clone() for name, value in trainer.network.state_dict().items()}
+    with pytest.raises(ZeroDivisionError), trainer.averaged():
+        assert all(torch.equal(*pair) for pair in zip(trainer.network.parameters(), trainer.average, strict=True))
+        assert any(not torch.equal(value, own[name]) for name, value in trainer.network.named_parameters())
+        raise ZeroDivisionError
+    assert_same_bits(own, trainer.network.state_dict())
+    trainer.validate()
+    assert_same_bits(own, trainer.network.state_dict())
+
+
+def test_a_long_run_keeps_its_last_weights(tmp_path):
+    plan, cases = small_plan(), blob_cases(3)
+    chosen = replace(recipe.recipe_for_iterations(recipe.LONG_RUN_ITERATIONS, 2), iterations=2)
+    trainer = loop.Trainer(
+        plan, plan.configurations[0], cases, cases, loop.Run(1, "3d_fullres", 0, 0, "fp32", chosen), CPU
+    )
+    assert trainer.average == []
+    loop.train_network(trainer, tmp_path)
+    assert_same_bits(dict(trainer.network.state_dict()), final_weights(tmp_path))
+
+
+@pytest.mark.parametrize("damage", ["missing", "of another shape"])
+def test_a_damaged_average_says_how_to_begin_anew(tmp_path, damage):
+    asked = iter(range(1, 100))
+    assert not loop.train_network(make_trainer(), tmp_path, should_stop=lambda: next(asked) >= 3)
+    tensors, facts = load_tensors(tmp_path / loop.CHECKPOINT_FILE)
+    assert "average.0" in tensors
+    if damage == "missing":
+        del tensors["average.0"]
+    else:
+        tensors["average.0"] = tensors["average.0"].flatten()
+    save_tensors(tmp_path / loop.CHECKPOINT_FILE, tensors, facts)
+    with pytest.raises(ModelError, match=r"averaged weights do not fit.*--restart"):
+        loop.train_network(make_trainer(), tmp_path)
 
 
 def test_another_seed_gives_other_weights(tmp_path):

@@ -44,6 +44,8 @@ from medseg.workspace import Workspace, preprocess
 
 # Kept of a budget for the learning curve's picture and the tables.
 CLOSING_S = 1.5
+# Kept besides the time that held-out cases take: the network that predicts is loaded, and the first case takes longer.
+LOADING_S = 1.0
 
 log = logging.getLogger(__name__)
 
@@ -188,10 +190,7 @@ def train(
         run = run or documents.load(Run, folder / RUN_FILE)
         if not _train_fold(opened, plan, chosen, cases, held_out, run, folder, where, team, should_stop, progress):
             return None
-        if run.held_out_seconds is not None:
-            now = time.monotonic()
-            left = now + run.held_out_seconds if run.budget_seconds is None else began + run.budget_seconds
-            deadline = max(now + run.held_out_seconds, left) - CLOSING_S
+        deadline = held_out_deadline(run, began, time.monotonic())
     evaluation = validate_fold(
         opened,
         planned,
@@ -214,20 +213,29 @@ def train(
     return FoldResult(folder, run, evaluation, outcome, held_out_cases)
 
 
+def held_out_deadline(run: Run, began: float, now: float) -> float:
+    """The moment after which no further held-out case is begun: what is left of the budget, and at least the part that
+    was kept for them, however late training has ended."""
+    if run.held_out_seconds is None or run.budget_seconds is None:
+        return math.inf
+    return max(began + run.budget_seconds - CLOSING_S, now + LOADING_S + run.held_out_seconds)
+
+
 def fill_budget(run: Run, sizing: Sizing, spent_s: float, processes: int = 1) -> Run:
     """The run that fills what is left of a budget with training, but for the part kept for held-out cases.
 
     Training gets at least ``LEAST_TRAINING`` of the budget, however long preparing has taken; then the whole takes
     longer than asked for, and the log says so.
     """
-    left = sizing.budget_s - spent_s - sizing.held_out_s - CLOSING_S
+    after = (LOADING_S + sizing.held_out_s if sizing.held_out_s else 0.0) + CLOSING_S
+    left = sizing.budget_s - spent_s - after
     least = LEAST_TRAINING * sizing.budget_s
     if left < least:
         log.warning(
             "preparing took %s of the budget of %s; training and held-out cases will take %s more",
             duration(spent_s),
             duration(sizing.budget_s),
-            duration(least + sizing.held_out_s + CLOSING_S),
+            duration(least + after),
         )
     training_s = max(left, least)
     return replace(
@@ -275,6 +283,7 @@ def _train_fold(
                 (folder / RUN_FILE).unlink()  # else the next start would go on with the same weights
             raise
     if team.leads:
+        _keep_plans(folder.parent)
         documents.save(ModelDocument(1, plan, configuration.name), folder.parent / MODEL_FILE)
     if team.leads and configuration.previous_stage is not None:
         _bring_along(workspace.model_folder(configuration.previous_stage), folder.parent / PREVIOUS_FOLDER)
@@ -291,10 +300,25 @@ def _on_the_curve(split: Split) -> list[str]:
     return list(split.validation)[validation_subset(len(split.validation), VALIDATION_PATCHES)]
 
 
+def _keep_plans(model_folder: Path) -> None:
+    """Give trained folds without a plan of their own that of the model's document, which is about to be replaced."""
+    bare = [
+        path.parent
+        for path in model_folder.glob(f"fold_*/{WEIGHTS_FILE}")
+        if not path.with_name(FOLD_PLAN_FILE).is_file()
+    ]
+    if bare and (model_folder / MODEL_FILE).is_file():
+        plan = documents.load(ModelDocument, model_folder / MODEL_FILE).plan
+        for fold in bare:
+            plan.save(fold / FOLD_PLAN_FILE)
+
+
 def _bring_along(stage: Path, target: Path) -> None:
     """Copy a cascade's previous stage into its model, so that the model needs nothing else to predict."""
     with atomic.replacing_folder(target) as temporary:
         shutil.copy2(stage / MODEL_FILE, temporary / MODEL_FILE)
         for weights in stage.glob(f"fold_*/{WEIGHTS_FILE}"):
             (temporary / weights.parent.name).mkdir()
-            shutil.copy2(weights, temporary / weights.parent.name / WEIGHTS_FILE)
+            for file in (weights, weights.with_name(FOLD_PLAN_FILE)):
+                if file.is_file():
+                    shutil.copy2(file, temporary / weights.parent.name / file.name)

@@ -11,7 +11,7 @@ from zipfile import ZipInfo
 from medseg import model
 from medseg.errors import ModelError
 from medseg.interop.nnunet import archives
-from medseg.model import MODEL_FILE, PREVIOUS_FOLDER, WEIGHTS_FILE, Model
+from medseg.model import FOLD_PLAN_FILE, MODEL_FILE, PREVIOUS_FOLDER, WEIGHTS_FILE, Model
 
 
 def load_zip(path: str | os.PathLike[str], folds: Sequence[int | str] | None = None) -> Model:
@@ -43,7 +43,7 @@ def _own_models(members: Mapping[PurePosixPath, ZipInfo]) -> dict[PurePosixPath,
         folder: [
             member
             for name, member in members.items()
-            if name.name in (MODEL_FILE, WEIGHTS_FILE) and name.is_relative_to(folder)
+            if name.name in (MODEL_FILE, WEIGHTS_FILE, FOLD_PLAN_FILE) and name.is_relative_to(folder)
         ]
         for folder in folders
     }

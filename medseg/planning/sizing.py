@@ -141,6 +141,8 @@ UNMEASURED_POWER = 1.0
 STEPS_WANTED = 2_000
 # The plan's own network is kept unless another one is better by this.
 WORTHWHILE_DICE = 0.002
+# Where less is expected of every network, the one with the shortest steps is taken, on the plan's grid.
+LEAST_DICE = 1e-6
 # Memory of a training: libraries and prepared cases aside, bytes for each number in the feature maps of a batch.
 LIBRARY_BYTES = 600_000_000
 BYTES_PER_ELEMENT = {"fp32": 13.0, "bf16": 9.0, "fp16": 9.0}
@@ -162,17 +164,17 @@ def choose_sizes(
         configuration: as nnU-Net's rules have it; what is chosen is at most as large.
         speed: of the machine, with this configuration.
         budget_s: seconds for everything, from preparing to measuring held-out cases.
-        memory_bytes: networks whose training would take more are left out.
+        memory_bytes: batches do not grow beyond it, and networks whose training would take more are left out.
         freedom: ``"all"``; ``"width"`` keeps grid and patch; ``"none"`` keeps the configuration as it is.
     """
     priced = [
-        _price(plan, candidate, speed, dataset, budget_s)
+        _price(plan, candidate, speed, dataset, budget_s, memory_bytes)
         for candidate in _candidates(configuration, speed, dataset, freedom)
     ]
     own = priced[0]
     fitting = [sizing for sizing in priced if sizing.memory_bytes <= memory_bytes]
-    best = max(fitting, key=_expected_dice) if fitting else min(priced, key=_memory)
-    if own in fitting and own.expected.middle >= best.expected.middle - WORTHWHILE_DICE:
+    best = max(fitting, key=_preference) if fitting else min(priced, key=_memory)
+    if own in fitting and own.expected.middle >= max(best.expected.middle - WORTHWHILE_DICE, LEAST_DICE):
         best = own
     return _explained(best, own, speed, budget_s)
 
@@ -271,8 +273,10 @@ def _share(patch: Sequence[float], median: Sequence[float]) -> float:
     return prod(min(1.0, size / all_) for size, all_ in zip(patch, median, strict=True))
 
 
-def _price(plan: Plan, candidate: _Candidate, speed: Speed, dataset: DatasetSize, budget_s: float) -> Sizing:
-    """What a budget buys with a candidate."""
+def _price(
+    plan: Plan, candidate: _Candidate, speed: Speed, dataset: DatasetSize, budget_s: float, memory_bytes: float
+) -> Sizing:
+    """What a budget buys with a candidate, and a batch that fits the memory where the smallest one does."""
     configuration, rate = candidate.configuration, candidate.rate
     patch = configuration.patch_size
     starts = [
@@ -286,7 +290,9 @@ def _price(plan: Plan, candidate: _Candidate, speed: Speed, dataset: DatasetSize
     held_out = min(dataset.held_out * case_s, HELD_OUT_SHARE * budget_s)
     training = max(budget_s - STARTING_S - preparation - held_out, LEAST_TRAINING * budget_s)
     fitting = training / STEPS_WANTED / rate.step_seconds(prod(patch))
-    batch = max(SMALLEST_BATCH, min(configuration.batch_size, int(fitting)))
+    single = training_memory(replace(configuration, batch_size=1), plan.labels.entry_count, speed.precision)
+    room = (memory_bytes - LIBRARY_BYTES) / (single - LIBRARY_BYTES + 1)
+    batch = max(SMALLEST_BATCH, int(min(configuration.batch_size, fitting, room)))
     step_s = rate.step_seconds(batch * prod(patch))
     steps = max(1, int(training / step_s))
     configuration = replace(configuration, batch_size=batch)
@@ -317,8 +323,8 @@ def _grid_dice(dataset: DatasetSize, factor: float) -> float:
     return 1.0 if factor == 1 else dataset.coarse_dice[FACTORS.index(factor)]
 
 
-def _expected_dice(sizing: Sizing) -> float:
-    return sizing.expected.middle
+def _preference(sizing: Sizing) -> tuple[float, float, float]:
+    return max(sizing.expected.middle, LEAST_DICE), -sizing.factor, -sizing.step_s
 
 
 def _memory(sizing: Sizing) -> int:
@@ -372,7 +378,8 @@ def suggest_budget(
         return sizing.expected.middle
 
     for minutes in _SUGGESTED_MINUTES:
-        if dice(120.0 * minutes) - dice(60.0 * minutes) < LITTLE_DICE:
+        now = dice(60.0 * minutes)
+        if now > 0 and dice(120.0 * minutes) - now < LITTLE_DICE:  # where nothing is learned yet, time may still help
             return 60.0 * minutes
     return 60.0 * _SUGGESTED_MINUTES[-1]
 

@@ -112,7 +112,8 @@ def train(
         raise UsageError("train --json: goes with --estimate; add it")
     if estimate:
         length = parse.budget(budget) if budget else "auto"
-        sizing = _estimate(opened, configuration, length, devices[0], precision, network.value, promptable)
+        kept = network is Network.plan or pretrained is not None
+        sizing = _estimate(opened, configuration, length, devices[0], precision, kept, promptable)
         print_json(sizing_json(sizing)) if as_json else typer.echo(sizing_text(sizing, len(folds)))
         return
     if promptable and (len(devices) > 1 or started_by_torchrun()):
@@ -221,7 +222,7 @@ def _estimate(
     budget_s: float | Literal["auto"],
     device: str,
     precision: str,
-    network: str,
+    keeps_network: bool,
     promptable: bool,
 ) -> Sizing:
     """What a budget buys, without training."""
@@ -239,7 +240,7 @@ def _estimate(
             budget_s,
             where,
             choose_precision(precision, where),
-            freedom="none" if network == "plan" else "all",
+            freedom="none" if keeps_network else "all",
             progress=display,
         )
 

@@ -14,7 +14,7 @@ from medseg.errors import ModelError, UsageError
 from medseg.interop.nnunet import weights
 from medseg.interop.nnunet.models import CHECKPOINT_FILE, DATASET_FILE, PLANS_FILE
 from medseg.interop.nnunet.plans import dataset_document, exported_values, to_nnunet
-from medseg.model import Model, fold_folder, load_model
+from medseg.model import PREVIOUS_FOLDER, Model, fold_folder, load_model
 
 TRAINER = "nnUNetTrainer"
 PLANS = "nnUNetPlans"
@@ -53,6 +53,11 @@ def export_model(
     if target.exists():
         raise UsageError(f"{target}: is there already; name a folder that is not")
     model = load_model(model_folder, folds)
+    if model.previous is not None and model.previous.others:
+        raise ModelError(
+            f"{model_folder}: the folds of its {PREVIOUS_FOLDER} have different networks, and a model of nnU-Net has"
+            " one; train both stages with --network plan"
+        )
     if model.others:
         alike, other = ", ".join(model.weights), ", ".join(model.others[0].weights)
         raise ModelError(
