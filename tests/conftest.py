@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,19 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip("the folder ../shared with real scans is not beside the project")
     return SHARED
+
+
+@pytest.fixture(scope="module", params=["compiled", "torch"])
+def each_way(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Labels of logits by the compiled pass, then without it."""
+    from medseg.resampling import onepass
+
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "torch":
+            patch.setattr(onepass, "decide", None)
+        elif onepass.decide is None:
+            pytest.skip("the package was built without a C compiler")
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -50,6 +50,7 @@ def some_logits(seed: int, shape: Sequence[int], tied: bool) -> torch.Tensor:
     return (2 * logits).round() if tied else logits
 
 
+@pytest.mark.usefixtures("each_way")
 @few
 @given(old_sizes, new_sizes, axis_or_none, parts, seeds, st.booleans())
 def test_labels_from_slabs_of_logits(old, new, thick, at, seed, tied):
@@ -58,6 +59,7 @@ def test_labels_from_slabs_of_logits(old, new, thick, at, seed, tied):
     assert torch.equal(got, resize_argmax(logits, new, thick))
 
 
+@pytest.mark.usefixtures("each_way")
 @few
 @given(old_sizes, new_sizes, axis_or_none, parts, seeds)
 def test_regions_from_slabs_of_logits(old, new, thick, at, seed):
@@ -128,6 +130,7 @@ def test_planes_leave_as_soon_as_their_neighbours_are_there():
     assert done == 20
 
 
+@pytest.mark.usefixtures("each_way")
 @pytest.mark.parametrize("thick", [None, 0])
 def test_equal_grids_change_nothing(thick):
     logits = some_logits(0, (5, 4, 3), tied=False)
