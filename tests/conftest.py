@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,17 +18,15 @@ def shared() -> Path:
     return SHARED
 
 
-@pytest.fixture(scope="module", params=["compiled", "torch"])
-def each_way(request: pytest.FixtureRequest) -> Iterator[None]:
+@pytest.fixture(params=["compiled", "torch"])
+def each_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Labels of logits by the compiled pass, then without it."""
     from medseg.resampling import onepass
 
-    with pytest.MonkeyPatch.context() as patch:
-        if request.param == "torch":
-            patch.setattr(onepass, "decide", None)
-        elif onepass.decide is None:
-            pytest.skip("the package was built without a C compiler")
-        yield
+    if request.param == "torch":
+        monkeypatch.setattr(onepass, "decide", None)
+    elif onepass.decide is None:
+        pytest.skip("the package was built without a C compiler")
 
 
 @pytest.fixture(scope="session")

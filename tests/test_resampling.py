@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 from skimage.transform import resize as skimage_resize
@@ -39,7 +40,8 @@ sizes = st.tuples(*[st.integers(1, 7)] * 3)
 new_sizes = st.tuples(*[st.integers(1, 13)] * 3)
 axis_or_none = st.sampled_from([None, 0, 1, 2])
 seeds = st.integers(0, 2**32 - 1)
-few = settings(max_examples=50, deadline=None)
+# ``each_way`` stays the same from one example to the next.
+few = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def line(*values: float) -> np.ndarray:
@@ -270,6 +272,15 @@ def test_classes_that_differ_by_a_rounding_error_are_still_exact(old, new, axis,
 
 
 @pytest.mark.usefixtures("each_way")
+def test_a_class_that_draws_level_by_rounding_alone_wins_if_it_is_the_lower():
+    nearly = np.nextafter(np.float32(1.3), np.float32(0))
+    logits = torch.tensor([nearly, 1.3]).view(2, 1, 1, 1).repeat(1, 2, 3, 5)
+    expected = plain_argmax(logits, (5, 7, 11), None)
+    assert set(expected.flat) == {0, 1}
+    np.testing.assert_array_equal(resize_argmax(logits, (5, 7, 11)), expected)
+
+
+@pytest.mark.usefixtures("each_way")
 @given(sizes, new_sizes, seeds)
 @few
 def test_regions_that_vanish_are_still_exact(old, new, seed):
@@ -287,8 +298,7 @@ def test_larger_volumes_have_no_seams(device, monkeypatch):
     whole = resize_argmax(logits, new), resize(logits, new, 1), resize_labels(plain, (13, 14, 15))
     monkeypatch.setattr(axes, "SLAB_VOXELS", 1200)
     monkeypatch.setattr(labels, "AT_ONCE", 30)
-    monkeypatch.setattr(onepass, "BLOCK_PLANES", 2)
-    monkeypatch.setattr(onepass, "BLOCK_ROWS", 3)
+    monkeypatch.setattr(onepass, "BLOCK", (2, 3, 5))
     there = logits.to(device)
     assert torch.equal(resize_argmax(there, new).cpu(), whole[0])
     assert torch.equal(resize(there, new, 1).cpu(), whole[1])
@@ -316,8 +326,7 @@ def test_half_precision_is_not_rounded_again(dtype):
 @pytest.mark.parametrize("mode", [torch.inference_mode, torch.enable_grad])
 def test_threads_and_modes_change_nothing(mode, monkeypatch):
     monkeypatch.setattr(labels, "AT_ONCE", 30)
-    monkeypatch.setattr(onepass, "BLOCK_PLANES", 2)
-    monkeypatch.setattr(onepass, "BLOCK_ROWS", 3)
+    monkeypatch.setattr(onepass, "BLOCK", (2, 3, 5))
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     logits = smooth(1, (4, 9, 8, 7)).float()
     expected = plain_argmax(logits, (12, 5, 11), None)
@@ -351,23 +360,48 @@ compiled = pytest.mark.skipif(onepass.decide is None, reason="the package was bu
     st.integers(1, 9),
     st.tuples(*[st.integers(1, 9)] * 3),
     st.sampled_from([0, 1, 1000]),
+    st.sampled_from([0, 3]),
     seeds,
 )
 @settings(max_examples=100, deadline=None)
-def test_the_compiled_pass_gives_the_labels_of_blended_logits(old, new, axis, order, channels, block, steps, seed):
-    """In any order of axes, cut into any blocks, and with ``steps`` of rounding, so that many logits are equal."""
-    noise = torch.randn(channels, *old, generator=torch.Generator().manual_seed(seed))
+def test_the_compiled_pass_gives_the_labels_of_blended_logits(
+    old, new, axis, order, channels, block, steps, apart, seed
+):
+    """In any order of axes, cut into any blocks, with ``steps`` of rounding, so that many logits are equal, and with
+    channels ``apart``, so that some cannot win.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(channels, *old, generator=generator)
+    noise += apart * torch.randn(channels, 1, 1, 1, generator=generator)
     logits = (noise * steps).round() if steps else noise
     operators = axes.linear_operators(old, new, axis, logits.device, logits.dtype)
     full = torch.stack([images.blended(channel, operators, order) for channel in logits]).numpy()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(onepass, "BLOCK_PLANES", block[0])
-        patch.setattr(onepass, "BLOCK_ROWS", block[1])
+        patch.setattr(onepass, "BLOCK", block)
         largest = onepass.labels_between(logits, operators, order, torch.uint8, regions=False)
         positive = onepass.labels_between(logits, operators, order, torch.int32, regions=True)
     np.testing.assert_array_equal(largest, full.argmax(0))
     codes = np.arange(1, channels + 1).reshape(-1, 1, 1, 1)
     np.testing.assert_array_equal(positive, np.where(full > 0, codes, 0).max(0))
+
+
+@pytest.mark.parametrize("way", ["argmax", "regions"])
+def test_float32_logits_take_the_compiled_pass_where_there_is_one(way, monkeypatch):
+    if onepass.decide is None:
+        pytest.skip("the package was built without a C compiler: PyTorch decides all labels")
+    decide, blocks = onepass.decide, []
+
+    def counted(*arguments):
+        blocks.append(arguments)
+        decide(*arguments)
+
+    monkeypatch.setattr(onepass, "decide", counted)
+    call = resize_argmax if way == "argmax" else partial(resize_regions, values=[1, 2])
+    logits = smooth(1, (2, 9, 8, 7)).float()
+    call(logits.double(), shape=(12, 5, 11))
+    assert not blocks
+    call(logits, shape=(12, 5, 11))
+    assert len(blocks) == 2
 
 
 @compiled

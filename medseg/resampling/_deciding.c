@@ -5,6 +5,7 @@
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
+#include <float.h>
 #include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -83,6 +84,39 @@ static void store(const int32_t *codes, Py_ssize_t n, Py_ssize_t itemsize, char 
         for (Py_ssize_t i = 0; i < n; i++) ((int32_t *)out)[i] = codes[i];
 }
 
+/* The channels that may win somewhere between the voxels of ``logits``: all others are less everywhere than the least
+   of one of them. Three blends of two products err by less than 3 eps of the largest logit, in either channel. A
+   region that is nowhere positive stays so. ``lows`` and ``highs`` have room for a row. */
+static void find_contenders(const Py_buffer *logits, int regions, float *__restrict lows, float *__restrict highs,
+                            float *most, char *contends) {
+    const Py_ssize_t *shape = logits->shape, *strides = logits->strides;
+    float floor = -INFINITY, largest = 0;
+    for (Py_ssize_t channel = 0; channel < shape[0]; channel++) {
+        for (Py_ssize_t x = 0; x < shape[3]; x++) lows[x] = INFINITY, highs[x] = -INFINITY;
+        for (Py_ssize_t z = 0; z < shape[1]; z++)
+            for (Py_ssize_t y = 0; y < shape[2]; y++) {
+                const float *row = (const float *)((const char *)logits->buf + channel * strides[0] + z * strides[1] +
+                                                   y * strides[2]);
+                for (Py_ssize_t x = 0; x < shape[3]; x++) {
+                    lows[x] = row[x] < lows[x] ? row[x] : lows[x];
+                    highs[x] = row[x] > highs[x] ? row[x] : highs[x];
+                }
+            }
+        float low = INFINITY, high = -INFINITY;
+        for (Py_ssize_t x = 0; x < shape[3]; x++) {
+            low = lows[x] < low ? lows[x] : low;
+            high = highs[x] > high ? highs[x] : high;
+        }
+        most[channel] = high;
+        if (low > floor) floor = low;
+        if (high > largest) largest = high;
+        if (-low > largest) largest = -low;
+    }
+    const float lead = 16 * FLT_EPSILON * largest;
+    for (Py_ssize_t channel = 0; channel < shape[0]; channel++)
+        contends[channel] = regions ? most[channel] > 0 : !(most[channel] < floor - lead);
+}
+
 /* Decides all planes; ``steps`` are the axes to blend, in order. Returns 0, or -1 without memory. */
 static int decide_planes(const Py_buffer *logits, const Py_buffer *out, const Axis axes[3], const int *steps, int count,
                          int regions) {
@@ -93,11 +127,15 @@ static int decide_planes(const Py_buffer *logits, const Py_buffer *out, const Ax
     /* Four buffers: a step reads one or two planes and writes into others. */
     float *work = malloc(sizeof(float) * (size_t)(4 * area + widest)), *best = malloc(sizeof(float) * (size_t)area);
     int32_t *winner = malloc(sizeof(int32_t) * (size_t)area);
-    int failed = work == NULL || best == NULL || winner == NULL;
+    float *most = malloc(sizeof(float) * (size_t)channels);
+    char *contends = malloc((size_t)channels);
+    int failed = work == NULL || best == NULL || winner == NULL || most == NULL || contends == NULL;
+    if (!failed) find_contenders(logits, regions, work, work + widest, most, contends);
 
     for (Py_ssize_t z = 0; !failed && z < out->shape[0]; z++) {
         for (Py_ssize_t i = 0; i < rows * columns; i++) best[i] = -INFINITY, winner[i] = 0;
         for (Py_ssize_t channel = 0; channel < channels; channel++) {
+            if (!contends[channel]) continue;
             const char *first = (const char *)logits->buf + channel * logits->strides[0];
             const Py_ssize_t between_rows = logits->strides[2] / (Py_ssize_t)sizeof(float);
             int held = axes[0].moves ? 2 : 1, turn = 0;
@@ -137,15 +175,19 @@ static int decide_planes(const Py_buffer *logits, const Py_buffer *out, const Ax
             }
         }
         for (Py_ssize_t y = 0; y < rows; y++)
-            store(winner + y * columns, columns, out->itemsize, (char *)out->buf + z * out->strides[0] + y * out->strides[1]);
+            store(winner + y * columns, columns, out->itemsize,
+                  (char *)out->buf + z * out->strides[0] + y * out->strides[1]);
     }
     free(work);
     free(best);
     free(winner);
+    free(most);
+    free(contends);
     return failed ? -1 : 0;
 }
 
-/* The tables of an axis, checked: None, or (lower, upper, lower_weight, upper_weight). Returns 0, or -1 with an error. */
+/* The tables of an axis, checked: None, or (lower, upper, lower_weight, upper_weight). Returns 0, or -1 with an
+   error. */
 static int read_axis(PyObject *tables, Py_ssize_t old, Py_ssize_t size, Axis *axis) {
     axis->old = old;
     axis->size = size;
@@ -186,7 +228,8 @@ static PyObject *decide(PyObject *module, PyObject *args) {
     if (logits.ndim != 4 || logits.itemsize != width || logits.strides[3] != width || logits.strides[2] % width ||
         out.ndim != 3 || out.strides[2] != out.itemsize ||
         (out.itemsize != 1 && out.itemsize != 2 && out.itemsize != 4)) {
-        PyErr_SetString(PyExc_ValueError, "expected float32 logits (C, Z, Y, X) and integers (Z, Y, X), X side by side");
+        PyErr_SetString(PyExc_ValueError,
+                        "expected float32 logits (C, Z, Y, X) and integers (Z, Y, X), X side by side");
         goto done;
     }
     int steps[3], count = 0, seen = 0;

@@ -22,11 +22,12 @@ try:
 except ImportError:  # built without a C compiler
     decide = None
 
-# New planes and rows decided by one call: rows enough that few old ones are blended for two blocks, and few enough that
-# the buffers stay in the cache; planes only share work out to threads.
-BLOCK_PLANES, BLOCK_ROWS = 8, 64
+# New voxels (Z, Y, X) decided by one call: enough that few old ones are blended for two blocks, and few enough that the
+# buffers stay in the cache and that in most blocks only some channels can win; the others are left out there.
+BLOCK = (8, 32, 32)
 
 Tables = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+Part = tuple[slice, slice, Tables | None]  # new positions, the old voxels that they need, and what leads there
 
 
 def possible(logits: Tensor) -> bool:
@@ -42,32 +43,39 @@ def labels_between(
     """The first of the largest channels, or 1 + the last positive one or 0, of ``logits`` (C, Z, Y, X) resized.
 
     ``operators`` of order 1 and float32 lead to the new grid, blended in the ``order`` of axes. The result (Z, Y, X)
-    has the type ``code``. Beside it each of torch's threads needs 24 bytes a voxel of a block of rows in one plane.
+    has the type ``code``. Beside it each of torch's threads needs 24 bytes a voxel of a block's plane.
     """
     result = torch.empty([len(operator.lower) for operator in operators], dtype=code)
     source, target = logits.detach().numpy(), result.numpy()
-    along_z, along_y, along_x = operators
-    across = _tables(along_x)
     first, second, third = order
+    planes, rows, columns = (_parts(operator, size) for operator, size in zip(operators, BLOCK, strict=True))
 
-    def decide_block(corner: tuple[int, int]) -> None:
-        z, y = corner
-        to = target[z : z + BLOCK_PLANES, y : y + BLOCK_ROWS]
-        planes, along_planes = along_z.part(z, z + len(to))
-        rows, along_rows = along_y.part(y, y + to.shape[1])
+    def decide_row(row: tuple[Part, Part]) -> None:
+        (new_z, old_z, along_z), (new_y, old_y, along_y) = row
         assert decide is not None
-        tables = _tables(along_planes), _tables(along_rows), across
-        decide(source[:, planes, rows], to, tables, (first, second, third), regions)
+        for new_x, old_x, along_x in columns:
+            box, out = source[:, old_z, old_y, old_x], target[new_z, new_y, new_x]
+            decide(box, out, (along_z, along_y, along_x), (first, second, third), regions)
 
-    corners = list(product(range(0, len(target), BLOCK_PLANES), range(0, target.shape[1], BLOCK_ROWS)))
-    threads = min(torch.get_num_threads(), len(corners))
+    rows_of_blocks = list(product(planes, rows))
+    threads = min(torch.get_num_threads(), len(rows_of_blocks))
     if threads == 1:
-        for corner in corners:
-            decide_block(corner)
+        for row in rows_of_blocks:
+            decide_row(row)
     else:
         with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(decide_block, corners))
+            list(pool.map(decide_row, rows_of_blocks))
     return result
+
+
+def _parts(operator: Operator, size: int) -> list[Part]:
+    """The new positions of an axis, ``size`` at a time."""
+    parts = []
+    for start in range(0, len(operator.lower), size):
+        stop = min(start + size, len(operator.lower))
+        old, within = operator.part(start, stop)
+        parts.append((slice(start, stop), old, _tables(within)))
+    return parts
 
 
 def _tables(operator: Operator) -> Tables | None:
