@@ -18,6 +18,17 @@ def shared() -> Path:
     return SHARED
 
 
+@pytest.fixture(params=["compiled", "torch"])
+def each_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Labels of logits by the compiled pass, then without it."""
+    from medseg.resampling import onepass
+
+    if request.param == "torch":
+        monkeypatch.setattr(onepass, "decide", None)
+    elif onepass.decide is None:
+        pytest.skip("the package was built without a C compiler")
+
+
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A dataset of four cases and one more, and a workspace with two configurations of two folds each."""

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 from skimage.transform import resize as skimage_resize
 
 from medseg.errors import UsageError
-from medseg.resampling import axes, labels, resize, resize_argmax, resize_labels, resize_regions, thick_axis
+from medseg.resampling import (
+    axes,
+    images,
+    labels,
+    onepass,
+    resize,
+    resize_argmax,
+    resize_labels,
+    resize_regions,
+    thick_axis,
+)
 
 GRIDS = [
     ((17, 40, 31), (5, 77, 31)),
@@ -29,7 +40,8 @@ sizes = st.tuples(*[st.integers(1, 7)] * 3)
 new_sizes = st.tuples(*[st.integers(1, 13)] * 3)
 axis_or_none = st.sampled_from([None, 0, 1, 2])
 seeds = st.integers(0, 2**32 - 1)
-few = settings(max_examples=50, deadline=None)
+# ``each_way`` stays the same from one example to the next.
+few = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def line(*values: float) -> np.ndarray:
@@ -92,17 +104,20 @@ def test_cubic_stays_within_the_range_of_each_slice_across_a_thick_axis():
     assert resized.max(axis=(0, 2, 3)).tolist() == [1, 10]
 
 
+@pytest.mark.usefixtures("each_way")
 def test_a_third_class_wins_between_two():
     logits = torch.tensor([[10.0, 0], [0, 10], [9, 9]]).view(3, 1, 1, 2)
     assert resize_argmax(logits, (1, 1, 4)).flatten().tolist() == [0, 2, 2, 1]
     assert resize_argmax(logits, (1, 1, 8)).flatten().tolist() == [0, 0, 2, 2, 2, 2, 1, 1]
 
 
+@pytest.mark.usefixtures("each_way")
 def test_the_lowest_of_equal_classes_wins():
     logits = torch.tensor([[0.0, 1], [1, 0], [1, 0]]).view(3, 1, 1, 2)
     assert resize_argmax(logits, (1, 1, 3)).flatten().tolist() == [1, 0, 0]
 
 
+@pytest.mark.usefixtures("each_way")
 def test_later_regions_overwrite_earlier_ones():
     logits = torch.tensor([[1.0, 1, 1, -1], [-1, 1, -1, -1]]).view(2, 1, 1, 4)
     assert resize_regions(logits, (1, 1, 4), (7, 300)).flatten().tolist() == [7, 300, 7, 0]
@@ -221,6 +236,7 @@ def smooth(seed: int, shape: tuple[int, ...]) -> torch.Tensor:
     return torch.from_numpy(np.round(ndimage.gaussian_filter(noise, (0, 2, 2, 2)) * 12))
 
 
+@pytest.mark.usefixtures("each_way")
 @given(
     sizes,
     new_sizes,
@@ -244,6 +260,7 @@ def test_shortcuts_equal_the_plain_way(old, new, axis, channels, dtype, coarse, 
     np.testing.assert_array_equal(resize_regions(logits, new, values, axis), expected)
 
 
+@pytest.mark.usefixtures("each_way")
 @given(sizes, new_sizes, axis_or_none, seeds)
 @few
 def test_classes_that_differ_by_a_rounding_error_are_still_exact(old, new, axis, seed):
@@ -254,6 +271,16 @@ def test_classes_that_differ_by_a_rounding_error_are_still_exact(old, new, axis,
     np.testing.assert_array_equal(resize_argmax(logits, new, axis), plain_argmax(logits, new, axis))
 
 
+@pytest.mark.usefixtures("each_way")
+def test_a_class_that_draws_level_by_rounding_alone_wins_if_it_is_the_lower():
+    nearly = np.nextafter(np.float32(1.3), np.float32(0))
+    logits = torch.tensor([nearly, 1.3]).view(2, 1, 1, 1).repeat(1, 2, 3, 5)
+    expected = plain_argmax(logits, (5, 7, 11), None)
+    assert set(expected.flat) == {0, 1}
+    np.testing.assert_array_equal(resize_argmax(logits, (5, 7, 11)), expected)
+
+
+@pytest.mark.usefixtures("each_way")
 @given(sizes, new_sizes, seeds)
 @few
 def test_regions_that_vanish_are_still_exact(old, new, seed):
@@ -262,6 +289,7 @@ def test_regions_that_vanish_are_still_exact(old, new, seed):
     np.testing.assert_array_equal(resize_regions(logits, new, [1, 2]), plain_regions(logits, new, [1, 2], None))
 
 
+@pytest.mark.usefixtures("each_way")
 @pytest.mark.parametrize("device", DEVICES)
 def test_larger_volumes_have_no_seams(device, monkeypatch):
     logits = smooth(3, (5, 11, 14, 15)).float()
@@ -270,6 +298,7 @@ def test_larger_volumes_have_no_seams(device, monkeypatch):
     whole = resize_argmax(logits, new), resize(logits, new, 1), resize_labels(plain, (13, 14, 15))
     monkeypatch.setattr(axes, "SLAB_VOXELS", 1200)
     monkeypatch.setattr(labels, "AT_ONCE", 30)
+    monkeypatch.setattr(onepass, "BLOCK", (2, 3, 5))
     there = logits.to(device)
     assert torch.equal(resize_argmax(there, new).cpu(), whole[0])
     assert torch.equal(resize(there, new, 1).cpu(), whole[1])
@@ -277,6 +306,7 @@ def test_larger_volumes_have_no_seams(device, monkeypatch):
     np.testing.assert_array_equal(whole[0], plain)
 
 
+@pytest.mark.usefixtures("each_way")
 def test_logits_may_lie_in_memory_in_any_way():
     logits = smooth(1, (4, 9, 8, 7)).float()
     expected = resize_argmax(logits, (12, 5, 11))
@@ -292,9 +322,11 @@ def test_half_precision_is_not_rounded_again(dtype):
     np.testing.assert_array_equal(resize_argmax(logits, (17, 18, 19)), plain_argmax(logits, (17, 18, 19), None))
 
 
+@pytest.mark.usefixtures("each_way")
 @pytest.mark.parametrize("mode", [torch.inference_mode, torch.enable_grad])
 def test_threads_and_modes_change_nothing(mode, monkeypatch):
     monkeypatch.setattr(labels, "AT_ONCE", 30)
+    monkeypatch.setattr(onepass, "BLOCK", (2, 3, 5))
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     logits = smooth(1, (4, 9, 8, 7)).float()
     expected = plain_argmax(logits, (12, 5, 11), None)
@@ -304,6 +336,7 @@ def test_threads_and_modes_change_nothing(mode, monkeypatch):
     assert not result.requires_grad
 
 
+@pytest.mark.usefixtures("each_way")
 @pytest.mark.parametrize(("channels", "dtype"), [(256, torch.uint8), (257, torch.int16)])
 def test_argmax_has_the_smallest_type(channels, dtype):
     logits = torch.zeros(channels, 1, 1, 2)
@@ -311,6 +344,107 @@ def test_argmax_has_the_smallest_type(channels, dtype):
     result = resize_argmax(logits, (1, 1, 3))
     assert result.dtype == dtype
     assert result.flatten().tolist() == [channels - 1] * 3
+
+
+# The compiled pass
+
+compiled = pytest.mark.skipif(onepass.decide is None, reason="the package was built without a C compiler")
+
+
+@compiled
+@given(
+    st.tuples(*[st.integers(1, 20)] * 3),
+    st.tuples(*[st.integers(1, 30)] * 3),
+    axis_or_none,
+    st.permutations([0, 1, 2]),
+    st.integers(1, 9),
+    st.tuples(*[st.integers(1, 9)] * 3),
+    st.sampled_from([0, 1, 1000]),
+    st.sampled_from([0, 3]),
+    seeds,
+)
+@settings(max_examples=100, deadline=None)
+def test_the_compiled_pass_gives_the_labels_of_blended_logits(
+    old, new, axis, order, channels, block, steps, apart, seed
+):
+    """In any order of axes, cut into any blocks, with ``steps`` of rounding, so that many logits are equal, and with
+    channels ``apart``, so that some cannot win.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(channels, *old, generator=generator)
+    noise += apart * torch.randn(channels, 1, 1, 1, generator=generator)
+    logits = (noise * steps).round() if steps else noise
+    operators = axes.linear_operators(old, new, axis, logits.device, logits.dtype)
+    full = torch.stack([images.blended(channel, operators, order) for channel in logits]).numpy()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(onepass, "BLOCK", block)
+        largest = onepass.labels_between(logits, operators, order, torch.uint8, regions=False)
+        positive = onepass.labels_between(logits, operators, order, torch.int32, regions=True)
+    np.testing.assert_array_equal(largest, full.argmax(0))
+    codes = np.arange(1, channels + 1).reshape(-1, 1, 1, 1)
+    np.testing.assert_array_equal(positive, np.where(full > 0, codes, 0).max(0))
+
+
+@pytest.mark.parametrize("way", ["argmax", "regions"])
+def test_float32_logits_take_the_compiled_pass_where_there_is_one(way, monkeypatch):
+    if onepass.decide is None:
+        pytest.skip("the package was built without a C compiler: PyTorch decides all labels")
+    decide, blocks = onepass.decide, []
+
+    def counted(*arguments):
+        blocks.append(arguments)
+        decide(*arguments)
+
+    monkeypatch.setattr(onepass, "decide", counted)
+    call = resize_argmax if way == "argmax" else partial(resize_regions, values=[1, 2])
+    logits = smooth(1, (2, 9, 8, 7)).float()
+    call(logits.double(), shape=(12, 5, 11))
+    assert not blocks
+    call(logits, shape=(12, 5, 11))
+    assert len(blocks) == 2
+
+
+@compiled
+@pytest.mark.parametrize("code", [torch.uint8, torch.int16, torch.int32])
+def test_the_compiled_pass_writes_every_type_of_code(code):
+    logits = torch.tensor([[1.0, 0], [0, 1]]).view(2, 1, 1, 2)
+    operators = axes.linear_operators((1, 1, 2), (1, 2, 4), None, logits.device, logits.dtype)
+    result = onepass.labels_between(logits, operators, (0, 1, 2), code, regions=False)
+    assert result.dtype == code
+    assert result.tolist() == [[[0, 0, 1, 1]] * 2]
+
+
+@compiled
+def test_logits_of_another_type_or_layout_are_left_to_torch():
+    logits = torch.zeros(2, 3, 4, 5)
+    assert onepass.possible(logits)
+    assert onepass.possible(logits[:, 1:, ::2, 2:4])
+    assert not any(map(onepass.possible, (logits.double(), logits.half(), logits.transpose(2, 3), logits[..., ::2])))
+
+
+@compiled
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"logits": np.zeros((1, 1, 1, 2))}, "expected float32 logits"),
+        ({"logits": np.zeros((1, 1, 1, 4), np.float32)[..., ::2]}, "expected float32 logits"),
+        ({"logits": np.zeros((1, 1, 2), np.float32)}, "expected float32 logits"),
+        ({"out": np.zeros((1, 1, 3), np.int64)}, "expected float32 logits"),
+        ({"out": np.zeros((2, 1, 3), np.uint8)}, "without tables keeps its size"),
+        ({"out": np.zeros((1, 1, 4), np.uint8)}, "wrong length"),
+        ({"lower": np.array([0, 0, 2])}, "an index outside"),
+        ({"lower": np.array([-1, 0, 1])}, "an index outside"),
+        ({"order": (0, 1, 1)}, "each once"),
+    ],
+)
+def test_the_compiled_pass_refuses_what_it_would_read_beyond(change, message):
+    half = np.full(3, 0.5, np.float32)
+    good = {"logits": np.zeros((1, 1, 1, 2), np.float32), "out": np.zeros((1, 1, 3), np.uint8), "order": (0, 1, 2)}
+    given_values = {**good, "lower": np.array([0, 0, 1]), **change}
+    tables = None, None, (given_values["lower"], np.array([0, 1, 1]), half, half)
+    assert onepass.decide is not None
+    with pytest.raises(ValueError, match=message):
+        onepass.decide(given_values["logits"], given_values["out"], tables, given_values["order"], False)
 
 
 # Kinds, types, and what is refused

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from medseg.resampling import (
@@ -27,7 +27,8 @@ new_sizes = st.tuples(*[st.integers(1, 20)] * 3)
 axis_or_none = st.sampled_from([None, 0, 1, 2])
 seeds = st.integers(0, 2**32 - 1)
 parts = st.lists(st.integers(1, 19), max_size=4)
-few = settings(max_examples=60, deadline=None)
+# ``each_way`` stays the same from one example to the next.
+few = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def cut(size: int, at: Sequence[int]) -> list[tuple[int, int]]:
@@ -50,6 +51,7 @@ def some_logits(seed: int, shape: Sequence[int], tied: bool) -> torch.Tensor:
     return (2 * logits).round() if tied else logits
 
 
+@pytest.mark.usefixtures("each_way")
 @few
 @given(old_sizes, new_sizes, axis_or_none, parts, seeds, st.booleans())
 def test_labels_from_slabs_of_logits(old, new, thick, at, seed, tied):
@@ -58,6 +60,7 @@ def test_labels_from_slabs_of_logits(old, new, thick, at, seed, tied):
     assert torch.equal(got, resize_argmax(logits, new, thick))
 
 
+@pytest.mark.usefixtures("each_way")
 @few
 @given(old_sizes, new_sizes, axis_or_none, parts, seeds)
 def test_regions_from_slabs_of_logits(old, new, thick, at, seed):
@@ -128,6 +131,7 @@ def test_planes_leave_as_soon_as_their_neighbours_are_there():
     assert done == 20
 
 
+@pytest.mark.usefixtures("each_way")
 @pytest.mark.parametrize("thick", [None, 0])
 def test_equal_grids_change_nothing(thick):
     logits = some_logits(0, (5, 4, 3), tied=False)

@@ -1,7 +1,9 @@
 """Label maps on another grid: labels themselves, and the labels that resized logits give.
 
-Both are decided cell by cell (a cell is the box between eight neighbouring old voxels). Where all corners agree, every
-point inside has their label and nothing is computed; only new voxels in other cells, at boundaries, take arithmetic.
+Float32 logits on a CPU are blended and compared in one compiled pass (``onepass``), where the package was built with
+it. All else is decided cell by cell (a cell is the box between eight neighbouring old voxels). Where all corners agree,
+every point inside has their label and nothing is computed; only new voxels in other cells, at boundaries, take
+arithmetic. Both ways give the same labels.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import torch
 from torch import Tensor
 
 from medseg.errors import UsageError
+from medseg.resampling import onepass
 from medseg.resampling.axes import (
     Linear,
     Operator,
@@ -46,7 +49,7 @@ def resize_argmax(logits: Tensor, shape: Sequence[int], thick_axis: int | None =
     ``logits`` (C, Z, Y, X) are finite, of any floating type, layout and device; half precision becomes float32. The
     result (Z, Y, X) is uint8 for up to 256 channels, else int16 or int32; of equal logits the lowest channel wins.
 
-    Beside the result this needs about six bytes an old voxel and 100 MB, whatever the number of channels.
+    Beside the result this needs at most about six bytes an old voxel and 100 MB, whatever the number of channels.
 
     Raises:
         UsageError: arguments of another form.
@@ -100,6 +103,8 @@ def argmax_between(logits: Tensor, operators: Sequence[Operator], order: Sequenc
     """``resize_argmax`` to where three operators of order 1 lead, blended in the ``order`` of axes."""
     dtype = _working_type(logits)
     code = smallest_type(0, len(logits) - 1)
+    if onepass.possible(logits):
+        return onepass.labels_between(logits, operators, order, code, regions=False)
     # Each interpolated logit is the same increasing function of its corners, so a winner at all corners wins between
     # them. Only a lower channel may draw level by rounding: three blends of two products err by less than 3 eps of the
     # largest logit, in either channel. Logits of half precision differ by more, if at all.
@@ -116,9 +121,12 @@ def regions_between(
     """``resize_regions`` to where three operators of order 1 lead, blended in the ``order`` of axes."""
     dtype = _working_type(logits)
     code = smallest_type(min(0, *values), max(len(values), *values))
-    # If one region is the last positive one at all corners, it is so between them, unless products fall to 0.
-    lead = 16 * torch.finfo(dtype).tiny
-    result = _resize_votes(logits, operators, order, dtype, code, partial(last_positive, code=code), lead)
+    if onepass.possible(logits):
+        result = onepass.labels_between(logits, operators, order, code, regions=True)
+    else:
+        # If one region is the last positive one at all corners, it is so between them, unless products fall to 0.
+        lead = 16 * torch.finfo(dtype).tiny
+        result = _resize_votes(logits, operators, order, dtype, code, partial(last_positive, code=code), lead)
     table = torch.tensor([0, *values], dtype=code, device=logits.device)
     for plane in result:
         plane.copy_(table[plane.int()])
