@@ -44,12 +44,20 @@ def scan_bytes(header: Header, plan: Plan) -> int:
 
 
 def working_memory(
-    header: Header, plan: Plan, configuration: Configuration, together: int, *, networks: int = 1, likely: bool = False
+    header: Header,
+    plan: Plan,
+    configuration: Configuration,
+    together: int,
+    *,
+    at_once: int | None = None,
+    networks: int = 1,
+    likely: bool = False,
 ) -> WorkingMemory:
     """What a model needs beside the scan; the scan is taken as if nothing could be cropped away.
 
     Args:
-        together: windows computed at once.
+        together: windows of a batch.
+        at_once: of how many of them feature maps are held at the same time; by default of all.
         networks: whose logits are kept apart.
         likely: whether probabilities are made of all logits, not labels alone.
     """
@@ -74,9 +82,10 @@ def working_memory(
         deciding = 6 * done * prod(plane) + 12 * new + 2 * outputs * prod(plane) * _FLOAT
     masked = any(rule.nonzero_only for rule in configuration.normalization)
     maps = feature_map_elements(configuration.network, patch, plan.labels.output_count)
-    each = maps + (2 * outputs + 2 * inputs) * prod(patch)
+    each = (2 * outputs + 2 * inputs) * prod(patch)
+    held = together if at_once is None else at_once
     return WorkingMemory(
         planes_bytes=max(reading, deciding) + (6 * a * b * c if masked else 0),
         sums_bytes=(outputs + 1) * depth * padded * _FLOAT,
-        windows_bytes=(inputs * depth * padded + together * each) * _FLOAT,
+        windows_bytes=(inputs * depth * padded + together * each + held * maps) * _FLOAT,
     )

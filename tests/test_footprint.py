@@ -29,7 +29,8 @@ from medseg.prediction import Job, Wishes, predict_cases, require_memory
 from pathlib import Path
 folder, limit, likely = Path(sys.argv[1]), int(sys.argv[3]), sys.argv[4] == "likely"
 wishes = Wishes(probabilities=likely, uncertainty=likely)
-predictor = many_labels_predictor(limit or None)
+predictor = many_labels_predictor(limit or None, sys.argv[5])
+predictor.scans = 20
 need = require_memory(predictor, io.probe(folder / "a.nii"), "a", wishes.wanted(predictor))
 # the peak so far is that of loading libraries
 Path("/proc/self/clear_refs").write_text("5")
@@ -40,12 +41,12 @@ print(json.dumps([need.ram_bytes, peak, predictor.placements[0].together]))
 """
 
 
-def many_labels_predictor(max_ram_bytes: int | None = None) -> Predictor:
+def many_labels_predictor(max_ram_bytes: int | None = None, engine: str = "torch") -> Predictor:
     labels = LabelSet({f"organ {i}": (i,) for i in range(1, 25)})
     plan = small_plan(small_configuration((1.2, 1.0, 1.0), (32, 32, 32)), labels=labels)
     network = networks.build(plan.configurations[0].network, 1, labels.output_count)
     model = Model(plan, plan.configurations[0], (), "fp32", {"0": network.state_dict()})
-    return Predictor(model, "cpu", "fp32", PredictionSettings(step=0.75, max_ram_bytes=max_ram_bytes))
+    return Predictor(model, "cpu", "fp32", PredictionSettings(step=0.75, max_ram_bytes=max_ram_bytes, engine=engine))
 
 
 def write_scan(folder: Path, shape: tuple[int, int, int]) -> Path:
@@ -54,9 +55,9 @@ def write_scan(folder: Path, shape: tuple[int, int, int]) -> Path:
     return folder / "a.nii"
 
 
-def measured(folder: Path, limit: int = 0, what: str = "mask") -> tuple[int, int, int]:
+def measured(folder: Path, limit: int = 0, what: str = "mask", engine: str = "torch") -> tuple[int, int, int]:
     """What was said, the peak of the process, and windows computed at once."""
-    command = [sys.executable, "-c", MEASURE, str(folder), str(Path(__file__).parent), str(limit), what]
+    command = [sys.executable, "-c", MEASURE, str(folder), str(Path(__file__).parent), str(limit), what, engine]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     said, peak, together = json.loads(done.stdout.splitlines()[-1])

@@ -19,6 +19,12 @@ WorkersOption = Annotated[
 ]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")]
 PrecisionOption = Annotated[str, typer.Option("--precision", help="auto, fp32, bf16 or fp16.")]
+EngineOption = Annotated[
+    str,
+    typer.Option(
+        "--engine", help="What computes on a CPU in fp32: torch, openvino (if installed), or auto, the faster."
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]
 RootOption = Annotated[Path | None, typer.Option("--root", help="Where the files of a manifest lie, if not beside it.")]
 FixSpacingOption = Annotated[

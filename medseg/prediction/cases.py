@@ -91,6 +91,7 @@ def predict_cases(
     verdicts: dict[str, CaseTrust] = {}
     limited = (predictor.settings.max_ram_bytes, predictor.settings.max_vram_bytes) != (None, None)
     progress(0, len(jobs), "predicting")
+    predictor.scans = max(1, len(jobs))
 
     def collect(job: Job, written: Future[None], started: float) -> None:
         try:
@@ -133,6 +134,7 @@ def predict_cases(
             progress(number + 1, len(jobs), "predicting")
         if pending is not None:
             collect(*pending)
+    predictor.scans = 1
     trust = {case: verdict for case, verdict in verdicts.items() if case in masks}
     return Predictions(masks, failures, trust=trust)
 

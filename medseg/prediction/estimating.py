@@ -11,13 +11,11 @@ import torch
 
 from medseg import io
 from medseg.io import Header
-from medseg.planning.plan import Configuration, Plan
 from medseg.prediction.cases import Job
 from medseg.prediction.member import Member, Placement
 from medseg.prediction.memory import Need, require_memory
 from medseg.prediction.outputs import Wishes
 from medseg.prediction.predictor import Predictor
-from medseg.preprocessing import target_grid
 from medseg.progress import Progress, silent
 
 # Reading, resampling, deciding and writing, a voxel and channel of the scan, on two cores: benchmarks.inference.
@@ -43,6 +41,7 @@ def estimate_cases(
         DataError: a header cannot be read.
     """
     speeds: dict[int, float] = {}
+    predictor.scans = max(1, len(jobs))
     estimates = []
     for number, job in enumerate(jobs):
         header = io.probe(job.images[0])
@@ -59,15 +58,8 @@ def _seconds(predictor: Predictor, header: Header, speeds: dict[int, float]) -> 
     for member, placement in zip(predictor.members, predictor.placements, strict=True):
         if id(member) not in speeds:
             speeds[id(member)] = _seconds_a_window(member, placement)
-        shape = _prepared_shape(header, member.model.plan, member.configuration)
-        total += member.windows(shape) * speeds[id(member)]
+        total += member.windows(member.prepared_shape(header.geometry)) * speeds[id(member)]
     return total + sum(_seconds(stage, header, speeds) for stage in predictor.previous if stage is not None)
-
-
-def _prepared_shape(header: Header, plan: Plan, configuration: Configuration) -> tuple[int, int, int]:
-    z, y, x = (header.geometry.spacing_mm[axis] for axis in plan.axis_order)
-    a, b, c = (header.geometry.shape[axis] for axis in plan.axis_order)
-    return target_grid((z, y, x), (a, b, c), configuration)[0]
 
 
 def _seconds_a_window(member: Member, placement: Placement) -> float:

@@ -73,7 +73,8 @@ def predict_files(
     run = run_key(predictor, wishes, steps)
     model = describe_model(predictor)
     keys = {job.case: job_key(run, job.images, job.format) for job in jobs}
-    known = load_record(folder).keys
+    record = load_record(folder)
+    known, engines = record.keys, record.engines
     verdicts = {} if wishes.trust is None else {case.case: case for case in load_verdicts(folder / VERDICTS_FILE)}
     kept = [
         job
@@ -88,10 +89,11 @@ def predict_files(
 
     def note(job: Job, verdict: CaseTrust | None) -> None:
         known[job.output.name] = keys[job.case]
+        engines[job.output.name] = predictor.engines()
         if verdict is not None:
             verdicts[job.case] = verdict
             write_verdicts(list(verdicts.values()), folder / VERDICTS_FILE)
-        documents.save(Record(model=model, keys=known), folder / RECORD_FILE)
+        documents.save(Record(model=model, keys=known, engines=engines), folder / RECORD_FILE)
 
     waiting = [job for job in jobs if job not in kept]
     done = predict_cases(

@@ -9,12 +9,15 @@ from math import prod
 import psutil
 import torch
 
+from medseg.architecture import feature_map_elements
 from medseg.errors import MemoryNeedError
 from medseg.footprint import LIBRARY_BYTES, WorkingMemory, scan_bytes, working_memory
 from medseg.io import Header
 from medseg.networks.memory import give_back_freed_memory
 from medseg.prediction.member import Member, Placement
 from medseg.prediction.predictor import Predictor
+
+_FLOAT = 4
 
 
 @dataclass(frozen=True)
@@ -45,22 +48,48 @@ def require_memory(predictor: Predictor, header: Header, where: str, wanted: Wan
     """
     settings = predictor.settings
     ram, vram = settings.max_ram_bytes, settings.max_vram_bytes
+    predictor.release()
     give_back_freed_memory()
-    least = None
-    for placements in _placements(predictor):
-        need = predicted_need(predictor, header, placements, wanted)
-        if (ram is None or need.ram_bytes <= ram) and (vram is None or need.vram_bytes <= vram):
-            predictor.placements = placements
-            return need
-        least = need
-    assert least is not None
-    option, limit, bytes_needed = "--max-ram", ram, least.ram_bytes
-    if vram is not None and least.vram_bytes > vram:
-        option, limit, bytes_needed = "--max-vram", vram, least.vram_bytes
+    if ram is not None and psutil.Process().memory_info().rss + _probing_bytes(predictor) > ram:
+        predictor.keep_to_pytorch()
+    predictor.choose_engines(header.geometry)
+    placements, need = _fitting(predictor, header, wanted)
+    if placements is None and settings.engine == "auto":  # PyTorch takes less where windows are small
+        predictor.keep_to_pytorch()
+        give_back_freed_memory()
+        placements, need = _fitting(predictor, header, wanted)
+    if placements is not None:
+        predictor.placements = placements
+        return need
+    option, limit, bytes_needed = "--max-ram", ram, need.ram_bytes
+    if vram is not None and need.vram_bytes > vram:
+        option, limit, bytes_needed = "--max-vram", vram, need.vram_bytes
     raise MemoryNeedError(
         f"{where}: predicting needs at least {_gb(bytes_needed)} GB of memory, {option} allows"
         f" {(limit or 0) / 1e9:.2f} GB; give {option} {_gb(bytes_needed)}GB, or crop the scan"
     )
+
+
+def _fitting(predictor: Predictor, header: Header, wanted: Wanted) -> tuple[tuple[Placement, ...] | None, Need]:
+    """The fastest placements within what is allowed, and what they need; without them what the least would."""
+    ram, vram = predictor.settings.max_ram_bytes, predictor.settings.max_vram_bytes
+    need = Need(0, 0)
+    for placements in _placements(predictor):
+        need = predicted_need(predictor, header, placements, wanted)
+        if (ram is None or need.ram_bytes <= ram) and (vram is None or need.vram_bytes <= vram):
+            return placements, need
+    return None, need
+
+
+def _probing_bytes(predictor: Predictor) -> int:
+    """Upper bound of what measuring engines takes, one window in each; nothing if there is no choice."""
+    total = 0
+    for member in predictor.members:
+        if member.undecided:
+            maps = feature_map_elements(member.configuration.network, member.configuration.patch_size, member.outputs)
+            opening = sum(member.unopened_bytes(engine) for engine in member.candidates)
+            total += opening + len(member.candidates) * maps * _FLOAT
+    return total + sum(_probing_bytes(stage) for stage in predictor.previous if stage is not None)
 
 
 def predicted_need(predictor: Predictor, header: Header, placements: Sequence[Placement], wanted: Wanted) -> Need:
@@ -89,10 +118,17 @@ def _member_need(member: Member, placement: Placement, header: Header, wanted: W
     networks = len(member.networks) if wanted.apart else 1
     likely = several or wanted.likely or wanted.apart or wanted.maps > 0
     work: WorkingMemory = working_memory(
-        header, member.model.plan, member.configuration, placement.together, networks=networks, likely=likely
+        header,
+        member.model.plan,
+        member.configuration,
+        placement.together,
+        at_once=member.engine.windows_at_once(placement.together),
+        networks=networks,
+        likely=likely,
     )
     if member.device.type == "cpu":
-        return Need(work.planes_bytes + work.sums_bytes + work.windows_bytes, 0)
+        opening = member.unopened_bytes(member.engine)
+        return Need(work.planes_bytes + work.sums_bytes + work.windows_bytes + opening, 0)
     on_device = placement.sums_device.type != "cpu"
     return Need(
         work.planes_bytes + (0 if on_device else work.sums_bytes),

@@ -31,7 +31,7 @@ from medseg.preprocessing import (
     restore,
 )
 from medseg.progress import Progress, silent
-from medseg.volume import LabelVolume, Volume
+from medseg.volume import Geometry, LabelVolume, Volume
 
 Source = Volume | io.Source | Sequence[io.Source]
 
@@ -44,10 +44,14 @@ class Predictor:
             different networks, the probabilities are.
             The previous stage of a cascade is in its model.
         device, precision: names as on the command line; ``auto`` chooses the best device the machine has, and the
-            fastest precision in which the model is at home.
+            fastest precision in which the model is at home. An engine that is asked for decides both.
+
+    Attributes:
+        scans: how many scans of the kind of the next one are to come; what is measured to be faster has to repay.
 
     Raises:
-        UsageError: the machine has no such device or precision, or the models have different channels or labels.
+        UsageError: the machine has no such device, precision or engine, or the models have different channels or
+            labels.
         ModelError: the weights do not fit the plan.
     """
 
@@ -63,11 +67,15 @@ class Predictor:
         shares = [share for model in asked for share in _shares(model)]
         self.plan: Plan = given[0].plan
         self.settings = settings
+        if settings.engine == "openvino":
+            device = "cpu" if device == "auto" else device
+            precision = "fp32" if precision == "auto" else precision
         self.device = choose_device(device)
+        self.scans = 1
         for model in given[1:]:
             _require_same_task(self.plan, model.plan)
         self.members = tuple(
-            Member(model, self.device, precision, settings.mirror, settings.step, share / len(asked))
+            Member(model, self.device, precision, settings.mirror, settings.step, settings.engine, share / len(asked))
             for model, share in zip(given, shares, strict=True)
         )
         self.placements = tuple(member.placement() for member in self.members)
@@ -119,8 +127,44 @@ class Predictor:
         Raises:
             DataError, UsageError: as :meth:`predict`.
         """
+        self.choose_engines(volume.geometry)
         with freed_memory_kept() if self.device.type == "cpu" else nullcontext():
             return self._segment(volume, case, previous, extras, progress)
+
+    def choose_engines(self, geometry: Geometry) -> None:
+        """Measure which engine is the fastest, of members that have a choice and where scans on this grid repay it."""
+        for member in self.members:
+            if member.undecided:
+                member.choose_engine(self.scans * member.passes(member.prepared_shape(geometry)))
+        for stage in self._stages():
+            stage.scans = self.scans
+            stage.choose_engines(geometry)
+
+    def keep_to_pytorch(self) -> None:
+        """Compute with PyTorch from now on, in all stages, unless another engine was asked for."""
+        if self.settings.engine not in ("auto", "torch"):
+            return
+        for member in self.members:
+            member.keep_to_pytorch()
+        for stage in self._stages():
+            stage.keep_to_pytorch()
+
+    def release(self) -> None:
+        """Give back the memory that is kept between scans, but for the networks."""
+        for member in self.members:
+            member.release()
+        for stage in self._stages():
+            stage.release()
+
+    def engines(self) -> str:
+        """What computes the networks, in words."""
+        used = [member.engine.version() for member in self.members]
+        for stage in self._stages():
+            used.append(stage.engines())
+        return ", ".join(dict.fromkeys(used))
+
+    def _stages(self) -> list[Predictor]:
+        return [stage for stage in self.previous if stage is not None]
 
     def _segment(
         self, volume: Volume, case: str, previous: LabelVolume | None, extras: Extras | None, progress: Progress

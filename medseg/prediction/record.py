@@ -24,11 +24,13 @@ class Record:
     Attributes:
         model: what made the last of them, for people.
         keys: of each mask what it was made from, so that a run can go on.
+        engines: of each mask what computed the networks; another engine may give other labels in a few voxels.
     """
 
     version: Literal[1] = 1
     model: str = ""
     keys: dict[str, str] = field(default_factory=dict)
+    engines: dict[str, str] = field(default_factory=dict)
 
 
 def load_record(folder: Path) -> Record:
@@ -52,8 +54,12 @@ def describe_model(predictor: Predictor) -> str:
 def run_key(predictor: Predictor, wishes: Wishes, steps: Sequence[Step]) -> str:
     """Changes whenever any mask could: with the weights, the plan and the settings."""
     parts = [(member.model.digest, member.precision, member.device.type) for member in predictor.members]
+    # Where the engine is chosen by measuring, both are right: masks are kept whichever it was, and the record names it.
+    named = () if predictor.settings.engine == "auto" else (predictor.settings.engine,)
     settings = predictor.settings
-    return hashlib.sha256(repr((settings.mirror, settings.step, wishes, tuple(steps), parts)).encode()).hexdigest()
+    return hashlib.sha256(
+        repr((settings.mirror, settings.step, wishes, tuple(steps), parts, *named)).encode()
+    ).hexdigest()
 
 
 def job_key(run: str, images: Sequence[io.Source], format: str | None) -> str:

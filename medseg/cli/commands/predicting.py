@@ -15,6 +15,7 @@ from medseg.cli.options import (
     DEFAULT_WORKSPACE,
     ConfigurationOption,
     DeviceOption,
+    EngineOption,
     FixSpacingOption,
     JsonOption,
     ModalityOption,
@@ -54,6 +55,7 @@ def predict(
     fold: Annotated[str | None, typer.Option("--fold", help="Folds to average. [default: all trained]")] = None,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
+    engine: EngineOption = "auto",
     no_mirror: Annotated[bool, typer.Option("--no-mirror", help="Do not average mirrored copies: faster.")] = False,
     step: Annotated[float, typer.Option(help="Distance of windows as part of the patch.")] = 0.5,
     max_ram: Annotated[str | None, typer.Option("--max-ram", help="Memory not to exceed, such as 8GB.")] = None,
@@ -114,6 +116,7 @@ def predict(
         step=step,
         max_ram_bytes=parse.size_bytes(max_ram, "--max-ram") if max_ram else None,
         max_vram_bytes=parse.size_bytes(max_vram, "--max-vram") if max_vram else None,
+        engine=engine,
     )
     wanted = SeriesChoice(tuple(series or ()), modality, fix_spacing, suv, resample)
     if estimate:
