@@ -197,16 +197,16 @@ def _candidates(configuration: Configuration, speed: Speed, dataset: DatasetSize
         (1.0, *FACTORS) if freedom == "all" and dataset.coarse_dice and not configuration.previous_stage else (1.0,)
     )
     for factor in factors:
-        view, start = _coarse_view(configuration, factor)
+        view, start = coarse_view(configuration, factor)
         most = min(prod(configuration.patch_size), prod(start))
-        patches = {_patch(view, start, most * part) for part in (PATCH_SHARES if freedom == "all" else ())}
+        patches = {patch_within(view, start, most * part) for part in (PATCH_SHARES if freedom == "all" else ())}
         if factor == 1.0:
             patches.add(configuration.patch_size)
         for patch in sorted(patches, reverse=True):
             for rate in speed.rates:
-                resized = _resized(configuration, view, patch, rate.width)
-                if resized.patch_size != resized.network.divisor:  # a single voxel cannot be normalised
-                    found.append(_Candidate(resized, rate, factor, _share(patch, view.median_shape)))
+                smaller = resized(configuration, view, patch, rate.width)
+                if smaller.patch_size != smaller.network.divisor:  # a single voxel cannot be normalised
+                    found.append(_Candidate(smaller, rate, factor, _share(patch, view.median_shape)))
     return found
 
 
@@ -220,11 +220,11 @@ def _whole_rate(speed: Speed) -> Rate:
 def small_configuration(configuration: Configuration, most_voxels: int, width: float) -> Configuration:
     """The configuration with a patch of about so many voxels and a part of its features: to measure with."""
     view = View(configuration.spacing_mm, configuration.median_shape)
-    patch = _patch(view, configuration.patch_size, most_voxels, fewest=0)
-    return _resized(configuration, view, patch, width)
+    patch = patch_within(view, configuration.patch_size, most_voxels, fewest=0)
+    return resized(configuration, view, patch, width)
 
 
-def _coarse_view(configuration: Configuration, factor: float) -> tuple[View, tuple[float, ...]]:
+def coarse_view(configuration: Configuration, factor: float) -> tuple[View, tuple[float, ...]]:
     """The data on a coarser grid, and the patch to begin with: the plan's, grown into as much of the scan as fits."""
     spacing = coarser_spacing(configuration.spacing_mm, factor) if factor > 1 else configuration.spacing_mm
     shrunk = [old / new for old, new in zip(configuration.spacing_mm, spacing, strict=True)]
@@ -233,7 +233,7 @@ def _coarse_view(configuration: Configuration, factor: float) -> tuple[View, tup
     return view, configuration.patch_size if factor == 1 else median
 
 
-def _patch(view: View, start: Sequence[float], most_voxels: float, fewest: int | None = None) -> tuple[int, ...]:
+def patch_within(view: View, start: Sequence[float], most_voxels: float, fewest: int | None = None) -> tuple[int, ...]:
     """The patch of at most so many voxels: the axis that shows the largest share of the scan is shortened first."""
     patch = tuple(float(size) for size in start)
     floor = FEWEST_PATCH_VOXELS[len(patch)] if fewest is None else fewest
@@ -250,7 +250,7 @@ def _patch(view: View, start: Sequence[float], most_voxels: float, fewest: int |
         patch = tuple(shorter)
 
 
-def _resized(configuration: Configuration, view: View, patch: tuple[int, ...], width: float) -> Configuration:
+def resized(configuration: Configuration, view: View, patch: tuple[int, ...], width: float) -> Configuration:
     own = configuration.network
     strides, kernels = topology(view.spacing_mm, patch)
     if (strides, kernels) == (own.strides, own.kernel_sizes) or patch == configuration.patch_size:
@@ -259,7 +259,7 @@ def _resized(configuration: Configuration, view: View, patch: tuple[int, ...], w
         shape = network(own.family, strides, kernels)
         wider = own.features[0] / BASE_FEATURES
         shape = replace(shape, features=tuple(round(features * wider) for features in shape.features))
-    features = tuple(max(FEWEST_FEATURES, round(part * width / 8) * 8) for part in shape.features)
+    features = tuple(max(min(part, FEWEST_FEATURES), round(part * width / 8) * 8) for part in shape.features)
     return replace(
         configuration,
         spacing_mm=view.spacing_mm,
@@ -331,13 +331,22 @@ def _memory(sizing: Sizing) -> int:
     return sizing.memory_bytes
 
 
-# The rule of expected Dice, fitted on runs with hippocampus, OpenKBP and retina (docs/lab-notes.md):
-# 1 - Dice / grid = ERROR * (1 + WIDTH_LOSS * (1 / width - 1) + (half / steps) ** STEPS_POWER), where half is the number
-# of steps after which the error is twice its least: STEPS * width ** -WIDTH_POWER * share ** -SHARE_POWER.
-ERROR, ERROR_RANGE = 0.12, (0.04, 0.30)
+# The rule of expected Dice, fitted on runs with hippocampus, OpenKBP, retina and STS (docs/lab-notes.md):
+# 1 - Dice / grid = ERROR * (1 + WIDTH_LOSS * (1 / width - 1) + (doubled / steps) ** STEPS_POWER), where doubled is the
+# number of steps after which the error is twice its least. Up to ENOUGH_WIDTH (16 features at full resolution) it
+# falls with the width, beyond it does not; it grows where a patch shows little of a scan.
+ERROR, ERROR_RANGE = 0.15, (0.06, 0.30)
 WIDTH_LOSS = 0.03
-STEPS, STEPS_POWER = 20.0, 1.1
-WIDTH_POWER, SHARE_POWER, BATCH_POWER = 0.9, 0.27, 0.5
+STEPS, STEPS_POWER = 37.0, 1.1
+ENOUGH_WIDTH, WIDTH_POWER = 0.5, 0.9
+SHARE_POWER, BATCH_POWER = 0.27, 0.5
+
+
+def error_growth(width: float, share: float, steps: int, batch: int) -> float:
+    """How many times the least error is made after so many steps; arguments as of :func:`expected_dice`."""
+    narrow = max(1.0, ENOUGH_WIDTH / width) ** WIDTH_POWER
+    doubled = STEPS * narrow * share**-SHARE_POWER * (SMALLEST_BATCH / batch) ** BATCH_POWER
+    return 1 + WIDTH_LOSS * (1 / width - 1) + (doubled / steps) ** STEPS_POWER
 
 
 def expected_dice(width: float, grid_dice: float, share: float, steps: int, batch: int) -> Expected:
@@ -349,8 +358,7 @@ def expected_dice(width: float, grid_dice: float, share: float, steps: int, batc
         share: of the median scan that a patch shows.
         steps, batch: optimiser steps, and samples in each.
     """
-    half = STEPS * width**-WIDTH_POWER * share**-SHARE_POWER * (SMALLEST_BATCH / batch) ** BATCH_POWER
-    growth = 1 + WIDTH_LOSS * (1 / width - 1) + (half / steps) ** STEPS_POWER
+    growth = error_growth(width, share, steps, batch)
     low, middle, high = (
         grid_dice * (1 - min(1.0, error * growth)) for error in (ERROR_RANGE[1], ERROR, ERROR_RANGE[0])
     )
