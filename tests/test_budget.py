@@ -51,7 +51,9 @@ def measurements(monkeypatch) -> list[str]:
     """Names of the configurations whose speed was measured; none is, a made-up one is given."""
     asked: list[str] = []
 
-    def made_up(plan, configuration, device, precision, case_s, trainer=None, name=None) -> Speed:
+    def made_up(
+        plan, configuration, device, precision, case_s, limit_s=None, known=(), trainer=None, name=None
+    ) -> Speed:
         asked.append(name or configuration.name)
         assert 0 < case_s < 60
         features = configuration.network.features

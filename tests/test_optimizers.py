@@ -72,7 +72,7 @@ def test_nothing_stays_nothing(shape):
 def test_kernels_step_orthogonally_with_the_size_of_adam_s_steps():
     """Momentum 0.95 in Nesterov's form, by hand for two steps; the root mean square of a step is 0.2, about."""
     network = small_network()
-    optimizer = Muon(network, RATE, 0.0, half=False)
+    optimizer = Muon(network, RATE, 0.0)
     momentum = {name: torch.zeros_like(parameter) for name, parameter in network.named_parameters()}
     for seed in range(2):
         before = copies(with_gradients(network, seed))
@@ -89,7 +89,7 @@ def test_kernels_step_orthogonally_with_the_size_of_adam_s_steps():
 
 def test_heads_and_norms_take_adam_s_steps():
     ours, theirs = small_network(), small_network()
-    mine = Muon(ours, RATE, DECAY, half=False)
+    mine = Muon(ours, RATE, DECAY)
     others = [p for name, p in theirs.named_parameters() if not is_hidden_kernel(name, p)]
     adam = torch.optim.Adam(others, lr=RATE)
     for seed in range(4):
@@ -110,7 +110,7 @@ def test_only_kernels_decay():
     for parameter in network.parameters():
         parameter.grad = torch.zeros_like(parameter)
     before = copies(network)
-    Muon(network, RATE, DECAY, half=False).step()
+    Muon(network, RATE, DECAY).step()
     for name, parameter in network.named_parameters():
         shrunk = 1 - RATE * DECAY if is_hidden_kernel(name, parameter) else 1.0
         torch.testing.assert_close(parameter.detach(), before[name] * shrunk)
@@ -124,19 +124,18 @@ def test_parameters_without_a_gradient_stay():
         if names.index(name) % 2:
             parameter.grad = None
     before = copies(network)
-    Muon(network, RATE, DECAY, half=False).step()
+    Muon(network, RATE, DECAY).step()
     for name, parameter in network.named_parameters():
         assert torch.equal(parameter, before[name]) == bool(names.index(name) % 2), name
 
 
-@pytest.mark.parametrize("half", [False, True])
-def test_a_small_problem_is_solved(half):
+def test_a_small_problem_is_solved():
     """Find the kernel that made an image."""
     torch.manual_seed(0)
     images = torch.randn(4, 3, 12, 12)
     wanted = torch.nn.Conv2d(3, 5, 3)(images).detach()
     layer = torch.nn.Conv2d(3, 5, 3)
-    optimizer = Muon(layer, RATE, 0.0, half)
+    optimizer = Muon(layer, RATE, 0.0)
     losses = []
     for step in range(150):
         optimizer.param_groups[0]["lr"] = optimizer.param_groups[1]["lr"] = 0.02 * (1 - step / 150)
@@ -156,7 +155,7 @@ def test_a_restored_state_goes_on_with_the_same_bits():
         with_gradients(whole, seed)
         optimizer.step()
     parts = copy.deepcopy(whole)
-    restored = Muon(parts, RATE, DECAY, half=False)
+    restored = Muon(parts, RATE, DECAY)
     restored.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     for seed in range(3, 6):
         for network, steps in ((whole, optimizer), (parts, restored)):

@@ -14,7 +14,7 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -279,6 +279,8 @@ def test_oblique_grids_hang_by_their_nearest_axes(
     tmp_path_factory: pytest.TempPathFactory, code: str, first: float, second: float, axes: tuple[int, int]
 ) -> None:
     turn = rotation(first, axes[0]) @ rotation(second, axes[1])
+    # Beyond 40 degrees a scan keeps its stored axes, since the nearest orientation would depend on a hair.
+    assume(np.degrees(np.arccos((np.trace(turn) - 1) / 2)) < 40)
     scan, mask = patient(tmp_path_factory.mktemp("oblique"), code, turn)
     right, anterior, superior = (shown_channel(scan, mask, channel) for channel in range(3))
     assert np.diff(right["axial"], axis=1).mean() < 0
