@@ -110,6 +110,8 @@ def train(
     folds, devices = parse.folds(chosen, len(opened.splits)), device.split(",")
     if as_json and not estimate:
         raise UsageError("train --json: goes with --estimate; add it")
+    if estimate and (epochs is not None or iterations is not None):
+        raise UsageError("train --estimate: tells what --budget buys; leave out --epochs and --iterations")
     if estimate:
         length = parse.budget(budget) if budget else "auto"
         kept = network is Network.plan or pretrained is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -30,6 +31,8 @@ MOST_GROWTHS = 6
 LINE_STEP_VOXELS = 2.0
 _FLAT_SIGMA = 0.3  # a network of two dimensions sees a point on its own slice
 
+log = logging.getLogger(__name__)
+
 
 class UNetEngine:
     """A promptable model folder on a device.
@@ -43,6 +46,11 @@ class UNetEngine:
     takes_text = False
 
     def __init__(self, model: Model, device: torch.device) -> None:
+        if model.others:
+            left_out = ", ".join(fold for other in model.others for fold in other.weights)
+            log.warning(
+                "folds %s have other networks than fold %s and are left out", left_out, ", ".join(model.weights)
+            )
         self._plan, self._configuration = scan_plan(model.plan, model.configuration)
         self._member = Member(model, device, "auto", mirror=False, step=0.5)
         self._placement = self._member.placement()
