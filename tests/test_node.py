@@ -55,12 +55,12 @@ def test_a_study_is_answered_once_however_often_it_comes(tmp_path, archive, capl
     caplog.set_level(logging.DEBUG)
     images = study()
     images[0].PatientName, images[0].PatientID = PHI["PatientName"], PHI["PatientID"]
-    with Node(settings(tmp_path, archive), list_images) as node:
+    with Node(settings(tmp_path, archive, quiet_s=1.5), list_images) as node:
         assert send(images[:2], node.port) == [0, 0]
         assert send(images, node.port, title="SCANNER") == [0, 0, 0, 0]  # two of them a second time
         wait_for(lambda: names_in(tmp_path / "done"))
         assert send(images, node.port) == [0, 0, 0, 0]
-        time.sleep(1.0)
+        time.sleep(2.5)
     (answer,) = archive.objects[uid_of(images)].values()
     assert answer.ImageComments.split() == sorted(image.SOPInstanceUID for image in images)
     assert archive.times == 1
